@@ -1,0 +1,55 @@
+# Two commands, `make demo` and `make test`, and a few more verbs. All of them make .venv first, if it is missing or stale.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON ?= python3.11
+SHIPPED := data models/pocket-flux models/pocket-clip models/pocket-judge
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup pull demo test pocket
+
+help: ## show this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: .venv/.installed ## make .venv with the exact versions of constraints.txt
+
+.venv/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11, or make PYTHON=/path/to/it" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# A folder that is there is left alone, whatever is in it: it may hold somebody's own pictures. The marker tells a folder that
+# an interrupted pull left half full.
+pull: setup
+	@missing=""; \
+	for folder in $(SHIPPED); do [[ -e $$folder && ! -e .state/pulling ]] || missing+=" $$folder.dvc"; done; \
+	if [[ -n $$missing ]]; then \
+	    mkdir -p .state && touch .state/pulling && dvc pull --remote shipped $$missing && rm .state/pulling; \
+	fi
+
+demo: pull ## from the shipped photographs to a registered adapter; again: nothing but register runs
+	dvc repro
+
+test: setup ## format, lint, types, import rules, unit tests with doctests, the slow tests
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	pytest
+
+# The build makes and frees millions of small tensors: with glibc's own thresholds it spends its time asking for memory.
+pocket: export MALLOC_MMAP_THRESHOLD_ := 4294967296
+pocket: export MALLOC_TRIM_THRESHOLD_ := 8589934592
+pocket: export MALLOC_TOP_PAD_ := 268435456
+pocket: setup ## build the embedded base model and its evaluators anew, in hours; again: goes on where it was
+	python -m pocket
