@@ -1,0 +1,29 @@
+"""What every test is run under: no GPU means no GPU tests, and where it is asked for, a skipped test is a failure."""
+
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect, rather than skip, what needs a GPU where there is none."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu or _has_gpu():
+        return
+    items[:] = [item for item in items if item not in gpu]
+    config.hook.pytest_deselected(items=gpu)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail a run that skipped anything, where TLORA_NO_SKIP is set: a check that was not made is not a check."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = len(reporter.stats.get("skipped", [])) if reporter else 0
+    if os.environ.get("TLORA_NO_SKIP") and skipped and exitstatus == pytest.ExitCode.OK:
+        reporter.write_line(f"\nTLORA_NO_SKIP: {skipped} skipped, none allowed", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

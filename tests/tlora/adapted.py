@@ -1,0 +1,41 @@
+"""A tiny FLUX whose adapter has moved, for the tests of whatever uses one."""
+
+import torch
+from torch import Tensor, nn
+
+from tests.tiny_flux import Inputs, predict, tiny_transformer
+from tlora.adapter import TLoRAConfig
+from tlora.inject import inject_tlora_into_transformer, tlora_parameters
+
+CFG = TLoRAConfig(rank=4, alpha=4.0, min_rank=1)
+ORTHO = TLoRAConfig(rank=4, alpha=4.0, min_rank=1, trainer_type="ortho_lora")
+ATTENTION = ("to_q", "to_k", "to_v")
+EVERY_SUFFIX = (
+    *ATTENTION, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff.net.0.proj", "ff.net.2",
+    "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out", "norm1.linear", "norm1_context.linear", "norm.linear",
+)  # fmt: skip
+MASKS = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+
+
+def adapted(cfg: TLoRAConfig = CFG, suffixes: tuple[str, ...] = EVERY_SUFFIX, guidance: bool = True) -> nn.Module:
+    """Return a tiny FLUX with an adapter whose every weight has moved, as training would move it."""
+    transformer = tiny_transformer(guidance)
+    inject_tlora_into_transformer(transformer, suffixes, cfg)
+    source = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in tlora_parameters(transformer):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=source))
+    return transformer
+
+
+def gradients(transformer: nn.Module, *losses: Tensor) -> list[Tensor]:
+    """Back-propagate losses one after the other, and take the gradients of the adapter."""
+    for loss in losses:
+        loss.backward()
+    taken = [parameter.grad for parameter in tlora_parameters(transformer)]
+    transformer.zero_grad()
+    return taken
+
+
+def loss_of(transformer: nn.Module, inputs: Inputs, mask: Tensor) -> Tensor:
+    return predict(transformer, inputs, {"sigma_mask": mask}).square().sum()

@@ -1,0 +1,250 @@
+"""The two T-LoRA layers, and the settings that shape them.
+
+A layer never computes a mask. Whoever calls its block brings one, as data (`inject.py`), and `arm` hands it over for the
+length of that call; a layer with rank masking on that is asked to run without one refuses.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tlora.errors import InjectionError, MaskError
+from tlora.schedule import RankSchedule
+
+TRAINER_TYPES = ("lora", "ortho_lora")
+SIG_TYPES = ("principal", "last", "middle")
+SVD_SOURCES = ("weight", "random")
+
+
+@dataclass(frozen=True)
+class TLoRAConfig:
+    """Shape and behaviour of an adapter.
+
+    Args:
+        rank: R_max, ranks of each layer.
+        alpha: LoRA numerator; the update is scaled by alpha / rank.
+        dropout: Share of inputs dropped before the down projection in training, 0 to below 1.
+        min_rank: R_min, ranks that take part in pure noise.
+        alpha_rank_scale: Exponent of the rank formula.
+        trainer_type: `lora`, or `ortho_lora` (factors from an SVD).
+        sig_type: Which singular vectors `ortho_lora` starts from; the paper's are `last`.
+        enable_rank_masking: Off makes it a plain LoRA.
+        svd_source: SVD of the base `weight`, or of a `random` matrix (the paper's).
+
+    Raises:
+        ValueError: If a value is out of range, naming it.
+    """
+
+    rank: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.0
+    min_rank: int = 8
+    alpha_rank_scale: float = 1.0
+    trainer_type: Literal["lora", "ortho_lora"] = "lora"
+    sig_type: Literal["principal", "last", "middle"] = "principal"
+    enable_rank_masking: bool = True
+    svd_source: Literal["weight", "random"] = "weight"
+
+    def __post_init__(self) -> None:
+        self.schedule()  # checks rank, min_rank and the exponent
+        if not (0 < self.alpha < math.inf):
+            raise ValueError(f"alpha must be positive, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        for name, value, allowed in (
+            ("trainer_type", self.trainer_type, TRAINER_TYPES),
+            ("sig_type", self.sig_type, SIG_TYPES),
+            ("svd_source", self.svd_source, SVD_SOURCES),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+    def schedule(self, max_timestep: float = 1000.0) -> RankSchedule:
+        """Return the rank schedule of this adapter."""
+        return RankSchedule(self.rank, self.min_rank, self.alpha_rank_scale, max_timestep)
+
+
+class _MaskedLayer(nn.Module):
+    """A frozen Linear plus a masked low-rank update; the two layers differ only in `_update`."""
+
+    def __init__(self, base: nn.Module, cfg: TLoRAConfig) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.cfg = cfg
+        self.dropout = nn.Dropout(cfg.dropout)
+        self._sigma_mask: Tensor | None = None
+        self._scale = 1.0
+
+    def arm(self, sigma_mask: Float[Tensor, "batch rank"] | None, scale: float) -> None:
+        """Hand over the mask and the adapter scale of the call that is about to run; (None, 1.0) takes them back."""
+        self._sigma_mask, self._scale = sigma_mask, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return base(x) + scale * alpha / rank * update(x) for x of shape (batch, ..., in_features).
+
+        Raises:
+            MaskError: If rank masking is on and no mask was handed over, or its shape does not fit the input.
+        """
+        return self.base(x) + self._update(self.dropout(x))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return up (out, n) and down (n, in), detached, whose product is the whole update at scale 1, alpha / rank included."""
+        raise NotImplementedError
+
+    def _update(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _gate(self, hidden: Tensor) -> Tensor:
+        """Apply mask and strength where the tensor is smallest: at `rank` columns."""
+        if self.cfg.enable_rank_masking:
+            hidden = hidden * _fit(self._sigma_mask, hidden)
+        strength = self._scale * self.cfg.alpha / self.cfg.rank
+        return hidden if strength == 1.0 else hidden * strength
+
+
+class TLoRALinear(_MaskedLayer):
+    """base(x) + scale * alpha/rank * up(mask * down(x)) around a frozen Linear, quantised or not.
+
+    Args:
+        base: The Linear to wrap; frozen here.
+        cfg: Shape and behaviour.
+        generator: Source of the initial `down`; `up` starts at zero, so the layer starts as its base.
+        initialise: Off leaves `down` at zero too, for values that are about to be loaded.
+
+    Raises:
+        InjectionError: If the rank is larger than the Linear can hold.
+
+    Source:
+        LoRA (arXiv:2106.09685); masking: T-LoRA (arXiv:2507.05964); initial spread: the authors' FLUX code.
+    """
+
+    def __init__(
+        self, base: nn.Module, cfg: TLoRAConfig, generator: torch.Generator | None = None, *, initialise: bool = True
+    ) -> None:
+        super().__init__(base, cfg)
+        inside, outside = _features(base, cfg)
+        self.down = nn.Linear(inside, cfg.rank, bias=False)
+        self.up = nn.Linear(cfg.rank, outside, bias=False)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.up.weight)
+        if initialise:
+            nn.init.normal_(self.down.weight, 0.0, 1 / cfg.rank, generator=generator)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return up and down; n is the rank."""
+        return self.up.weight.detach() * (self.cfg.alpha / self.cfg.rank), self.down.weight.detach()
+
+    def _update(self, x: Tensor) -> Tensor:
+        hidden = self._gate(F.linear(x, self.down.weight.to(x.dtype)))
+        return F.linear(hidden, self.up.weight.to(x.dtype))
+
+
+class OrthoTLoRALinear(_MaskedLayer):
+    """p(mask * lambda * q(x)) minus the same of their frozen initial copies, so that the update starts at exactly 0.
+
+    Args:
+        base: The Linear to wrap; frozen here.
+        cfg: Shape and behaviour; `sig_type` and `svd_source` choose the singular vectors.
+        generator: Source of the random matrix where `svd_source` is `random`.
+        initialise: Off spares the SVD and leaves every factor at zero, for values that are about to be loaded.
+
+    Raises:
+        InjectionError: If the rank is larger than the Linear can hold, or the base's weight is quantised and `svd_source` is
+            `weight`.
+
+    Source:
+        T-LoRA (arXiv:2507.05964), orthogonal initialisation; the paper's is `svd_source="random", sig_type="last"`.
+    """
+
+    base_q: Tensor
+    base_p: Tensor
+    base_lambda: Tensor
+
+    def __init__(
+        self, base: nn.Module, cfg: TLoRAConfig, generator: torch.Generator | None = None, *, initialise: bool = True
+    ) -> None:
+        super().__init__(base, cfg)
+        inside, outside = _features(base, cfg)
+        q, p, strengths = torch.zeros(cfg.rank, inside), torch.zeros(outside, cfg.rank), torch.zeros(cfg.rank)
+        if initialise:
+            q, p, strengths = _singular_factors(base, cfg, (outside, inside), generator)
+        self.q_layer = nn.Linear(inside, cfg.rank, bias=False)
+        self.p_layer = nn.Linear(cfg.rank, outside, bias=False)
+        self.q_layer.weight = nn.Parameter(q)
+        self.p_layer.weight = nn.Parameter(p)
+        self.lambda_layer = nn.Parameter(strengths)
+        self.register_buffer("base_q", q.clone())
+        self.register_buffer("base_p", p.clone())
+        self.register_buffer("base_lambda", strengths.clone())
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return up and down, learnt factors beside the negated initial ones; n is twice the rank."""
+        up = torch.cat([self.p_layer.weight.detach() * self.lambda_layer.detach(), -self.base_p * self.base_lambda], dim=1)
+        return up * (self.cfg.alpha / self.cfg.rank), torch.cat([self.q_layer.weight.detach(), self.base_q])
+
+    def _update(self, x: Tensor) -> Tensor:
+        learnt = self._factors(x, self.q_layer.weight, self.lambda_layer, self.p_layer.weight)
+        return learnt - self._factors(x, self.base_q, self.base_lambda, self.base_p)
+
+    def _factors(self, x: Tensor, q: Tensor, strengths: Tensor, p: Tensor) -> Tensor:
+        hidden = F.linear(x, q.to(x.dtype)) * strengths.to(x.dtype)
+        return F.linear(self._gate(hidden), p.to(x.dtype))
+
+
+def build_layer(
+    base: nn.Module, cfg: TLoRAConfig, generator: torch.Generator | None = None, *, initialise: bool = True
+) -> TLoRALinear | OrthoTLoRALinear:
+    """Wrap a Linear in the layer that `cfg.trainer_type` names."""
+    return (TLoRALinear if cfg.trainer_type == "lora" else OrthoTLoRALinear)(base, cfg, generator, initialise=initialise)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a Linear's weight is; a quantised one may hold it in a buffer."""
+    return next(itertools.chain(module.parameters(), module.buffers())).device
+
+
+def _fit(sigma_mask: Tensor | None, hidden: Tensor) -> Tensor:
+    if sigma_mask is None:
+        raise MaskError(
+            "rank masking is on but no sigma mask came with this call: pass joint_attention_kwargs={'sigma_mask': mask}"
+            " to the transformer, or set transformer._tlora_sigma_mask"
+        )
+    batch, rank = hidden.shape[0], hidden.shape[-1]
+    if sigma_mask.ndim != 2 or sigma_mask.shape[0] not in (1, batch) or sigma_mask.shape[1] != rank:
+        raise MaskError(f"need a sigma mask of shape ({batch}, {rank}) or (1, {rank}), got {tuple(sigma_mask.shape)}")
+    return sigma_mask.to(hidden.dtype).reshape(sigma_mask.shape[0], *[1] * (hidden.ndim - 2), rank)
+
+
+def _features(base: nn.Module, cfg: TLoRAConfig) -> tuple[int, int]:
+    inside, outside = int(base.in_features), int(base.out_features)  # type: ignore[arg-type]
+    if cfg.rank > min(inside, outside):
+        raise InjectionError(f"rank {cfg.rank} is larger than a layer of {inside} x {outside} can hold")
+    return inside, outside
+
+
+def _singular_factors(
+    base: nn.Module, cfg: TLoRAConfig, shape: tuple[int, int], generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q (rank, in), p (out, rank) and the singular values (rank,) that the config asks for."""
+    if cfg.svd_source == "random":
+        matrix = torch.empty(shape).normal_(0.0, 1 / cfg.rank, generator=generator).to(device_of(base))
+    else:
+        weight = base.weight
+        if not isinstance(weight, Tensor) or not weight.is_floating_point() or tuple(weight.shape) != shape:
+            raise InjectionError("svd_source 'weight' needs an unquantised base: use svd_source 'random'")
+        matrix = weight.detach().float()
+    u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
+    first = {"principal": 0, "middle": (len(values) - cfg.rank) // 2, "last": len(values) - cfg.rank}[cfg.sig_type]
+    chosen = slice(first, first + cfg.rank)
+    return _copy(vh[chosen]), _copy(u[:, chosen]), _copy(values[chosen])
+
+
+def _copy(view: Tensor) -> Tensor:
+    """Let go of the decomposition: a view, contiguous or not, keeps the whole of it in memory."""
+    return view.clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,118 @@
+"""Which base model is meant, whether it can be had, and what identifies its bytes: known before any weight is loaded."""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tlora.errors import ModelError
+
+HUB_MODEL_BYTES = 34e9  # FLUX.1 in diffusers' layout, without the single-file copy
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A base model and how it is held.
+
+    Args:
+        path: Folder of a saved `FluxPipeline`, or its name on the hub.
+        revision: Commit on the hub; empty for a folder.
+        dtype: Type of the frozen weights.
+        device: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU where there is one.
+    """
+
+    path: str
+    revision: str = ""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    device: str = "auto"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the path means a folder: it exists, or lies below one that exists, or is spelt as one."""
+        path = Path(self.path)
+        spelt_as_folder = self.path.startswith((".", "/", "~")) or self.path.count("/") != 1
+        return path.exists() or spelt_as_folder or path.parent.is_dir()
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, for names of models and files."""
+        return Path(self.path).name
+
+
+def require_base(spec: ModelSpec) -> None:
+    """Check that the base model can be loaded, before anything is.
+
+    Raises:
+        ModelError: If the folder is missing or holds no pipeline; if a hub model is not on this machine and there is no
+            token for it or no room to download it.
+    """
+    if spec.is_folder:
+        index = Path(spec.path) / "model_index.json"
+        if not index.exists():
+            raise ModelError(
+                f"{spec.path}: no base model there ({index.name} is missing): check model.path in params.yaml,"
+                " or fetch the shipped models with 'dvc pull -r shipped'"
+            )
+        return
+    if _is_cached(spec):
+        return
+    _require_token(spec)
+    _require_room(spec)
+
+
+def base_digest(spec: ModelSpec, *parts: str) -> str:
+    """Return what identifies the base's weights: a hash of a folder's files, or name and revision on the hub.
+
+    Args:
+        spec: The base model.
+        parts: Subfolders that matter, such as `vae`; all of them by default.
+    """
+    if not spec.is_folder:
+        return f"{spec.path}@{spec.revision or 'main'}"
+    digest = hashlib.sha256()
+    for folder in sorted(parts) or [""]:
+        for file in sorted(p for p in (Path(spec.path) / folder).rglob("*") if p.is_file() and p.name != "README.md"):
+            digest.update(file.relative_to(spec.path).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def hub_folder() -> Path:
+    """Return where the hub client keeps models, below `HF_HOME`."""
+    home = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def require_free_space(folder: Path, wanted: float, remedy: str) -> None:
+    """Check that a folder's disk has room.
+
+    Raises:
+        ModelError: Naming the folder, what is free, what is wanted, and the remedy.
+    """
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < wanted:
+        raise ModelError(f"{folder}: {free / 1e9:.1f} GB free, {wanted / 1e9:.1f} GB needed: {remedy}")
+
+
+def _is_cached(spec: ModelSpec) -> bool:
+    snapshots = hub_folder() / f"models--{spec.path.replace('/', '--')}" / "snapshots"
+    return any(snapshots.glob(f"{spec.revision or '*'}/model_index.json"))
+
+
+def _require_token(spec: ModelSpec) -> None:
+    stored = Path(os.environ.get("HF_TOKEN_PATH") or hub_folder().parent / "token")
+    if not os.environ.get("HF_TOKEN") and not stored.exists():
+        raise ModelError(
+            f"{spec.path} is not on this machine and no token is set: accept the licence at"
+            f" https://huggingface.co/{spec.path} if it is gated, create a read token at"
+            " https://huggingface.co/settings/tokens, and export HF_TOKEN=..."
+        )
+
+
+def _require_room(spec: ModelSpec) -> None:
+    remedy = f"free some, or set HF_HOME to a disk with room for {spec.path}"
+    require_free_space(hub_folder(), HUB_MODEL_BYTES, remedy)

@@ -1,0 +1,229 @@
+"""Adapter <-> safetensors, and the state that resuming needs. No pickle, nothing half written, no mismatch hidden."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from tlora.adapter import TLoRAConfig
+from tlora.errors import CheckpointError, SettingsError, TloraError
+from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer
+from tlora.settings import parse_settings
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "tlora_weights.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterMetadata:
+    """What a file says of itself; only what is a function of the inputs, so that same inputs give same bytes.
+
+    Args:
+        config: Shape and behaviour of the layers.
+        target_modules: Suffixes that chose the layers.
+        max_timestep: Timestep of pure noise that the rank schedule counts from.
+        base: Folder name or hub id of the base model.
+        base_revision: Commit or content hash of the base model.
+        data_digest: Hash of the training pictures and captions.
+        params_digest: Hash of the hyperparameters.
+        code_digest: Hash of the code that trained it.
+        concept: Name of the concept.
+        trigger: Trigger word.
+        step: Optimizer steps taken.
+    """
+
+    config: TLoRAConfig
+    target_modules: tuple[str, ...]
+    max_timestep: float = 1000.0
+    base: str = ""
+    base_revision: str = ""
+    data_digest: str = ""
+    params_digest: str = ""
+    code_digest: str = ""
+    concept: str = ""
+    trigger: str = ""
+    step: int = 0
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the metadata as safetensors holds it."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain["config"] = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        plain["target_modules"] = json.dumps(list(self.target_modules))
+        return {"format_version": str(FORMAT_VERSION)} | {name: str(value) for name, value in plain.items()}
+
+    @staticmethod
+    def from_strings(given: Mapping[str, str], file: Path) -> "AdapterMetadata":
+        """Parse what `to_strings` wrote.
+
+        Raises:
+            CheckpointError: If a field is missing or unreadable, or the format is newer than this program.
+        """
+        version = given.get("format_version", "")
+        if not version.isdigit():
+            raise CheckpointError(f"{file}: not a T-LoRA adapter (no format_version in its metadata)")
+        if int(version) > FORMAT_VERSION:
+            raise CheckpointError(f"{file}: written in format {version}, this program reads up to {FORMAT_VERSION}: upgrade it")
+        try:
+            values: dict[str, Any] = {f.name: given[f.name] for f in dataclasses.fields(AdapterMetadata)}
+            values["config"] = parse_settings(TLoRAConfig, json.loads(given["config"]), "config")
+            values["target_modules"] = tuple(json.loads(given["target_modules"]))
+            values["max_timestep"], values["step"] = float(given["max_timestep"]), int(given["step"])
+        except (KeyError, TypeError, ValueError, SettingsError) as error:
+            raise CheckpointError(f"{file}: metadata is missing or unreadable: {error}") from error
+        return AdapterMetadata(**values)
+
+
+def save_tlora_weights(module: nn.Module, file: Path, metadata: AdapterMetadata) -> None:
+    """Write the adapter of a module, with what describes it, whole or not at all.
+
+    Raises:
+        CheckpointError: If the module carries no adapter.
+    """
+    tensors = adapter_tensors(module)
+    if not tensors:
+        raise CheckpointError(f"{file}: nothing to save, the module carries no adapter")
+    write_tensors(file, tensors, metadata.to_strings())
+
+
+def load_tlora_weights(module: nn.Module, file: Path, strict: bool = True) -> AdapterMetadata:
+    """Load an adapter into a module that already carries layers of its shape.
+
+    Args:
+        module: A transformer that `inject_tlora_into_transformer` has prepared.
+        file: What `save_tlora_weights` wrote, or the folder that holds it.
+        strict: Whether layers that the file does not mention are an error. Keys that the module does not know and
+            tensors of another shape always are.
+
+    Raises:
+        CheckpointError: Naming the first unknown, missing or misshapen key, or a value that is not finite.
+    """
+    file = find_weights(file)
+    tensors, metadata = read_adapter(file)
+    expected = adapter_tensors(module)
+    if not expected:
+        raise CheckpointError(f"{file}: the module carries no adapter to load into: inject one first")
+    unknown, missing = sorted(tensors.keys() - expected.keys()), sorted(expected.keys() - tensors.keys())
+    if unknown:
+        raise CheckpointError(
+            f"{file}: unknown key {unknown[0]!r} ({len(unknown)} in all): made for other targets or another base"
+        )
+    if missing and strict:
+        raise CheckpointError(
+            f"{file}: missing key {missing[0]!r} ({len(missing)} in all): made for other targets or another base"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(f"{file}: {name} is {tuple(tensor.shape)}, the layer needs {tuple(expected[name].shape)}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            expected[name].copy_(tensor)
+    return metadata
+
+
+def attach_adapter(transformer: nn.Module, file: Path) -> AdapterMetadata:
+    """Inject the layers that a file describes and load them.
+
+    Raises:
+        CheckpointError: If the file cannot be trusted or does not fit; the transformer is then left as it was.
+        InjectionError: If the targets do not fit, or an adapter is already there.
+    """
+    file = find_weights(file)
+    metadata = read_metadata(file)
+    inject_tlora_into_transformer(transformer, metadata.target_modules, metadata.config, seed=None)
+    try:
+        return load_tlora_weights(transformer, file)
+    except CheckpointError:
+        eject_tlora_from_transformer(transformer)
+        raise
+
+
+def find_weights(path: Path) -> Path:
+    """Return the weights file of a folder, or the file itself.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"{path}: no adapter there (looked for {WEIGHTS_FILE})")
+    return file
+
+
+def read_metadata(file: Path) -> AdapterMetadata:
+    """Return what a file says of itself, without reading its tensors."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return AdapterMetadata.from_strings(opened.metadata() or {}, file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: not a safetensors file: {error}") from error
+
+
+def read_adapter(file: Path) -> tuple[dict[str, Tensor], AdapterMetadata]:
+    """Return the tensors and the metadata of an adapter file.
+
+    Raises:
+        CheckpointError: If it is no safetensors file, no adapter, or holds a value that is not finite.
+    """
+    tensors, strings = read_state(file)
+    metadata = AdapterMetadata.from_strings(strings, file)
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{file}: {name} holds a value that is not finite")
+    return tensors, metadata
+
+
+def adapter_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the adapter's own tensors by name, the frozen initial factors included, the wrapped Linears not."""
+    return {
+        f"{name}.{key}": tensor
+        for name, layer in adapter_layers(module).items()
+        for key, tensor in layer.state_dict(keep_vars=True).items()
+        if not key.startswith("base.")
+    }
+
+
+def adapter_digest(file: Path) -> str:
+    """Return the hash of an adapter file's bytes."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors under a temporary name, sync, rename; equal content is equal bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.partial")
+    with temporary.open("wb") as opened:
+        opened.write(_canonical({k: v.detach().to("cpu").contiguous() for k, v in sorted(tensors.items())}, metadata))
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(temporary, file)
+
+
+def _canonical(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Serialise with the metadata in order: safetensors writes it in another order in every process."""
+    raw = save(dict(tensors), dict(metadata))
+    length = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + raw[8 + length :]
+
+
+def read_state(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of any file that `write_tensors` wrote.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return load_file(file), dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error

@@ -1,0 +1,227 @@
+"""Captioned pictures, the views that training takes of them, and the cached items that stand for both.
+
+A view is a crop and perhaps a flip. Latents are cached per picture *and* view, under a key of their content, so that a flipped
+view can never meet another view's latents or another picture's caption.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tlora.errors import CacheError, SettingsError
+from tlora.pictures import decode_picture, list_pictures, read_caption
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Which views of a picture training may see.
+
+    Args:
+        resolution: Pixels on a side of a square view; of a bucket, the side of the square of equal area.
+        center_crop: Crop the middle to a square. Off keeps the picture's shape, in buckets of similar aspect.
+        random_flip: Also cache the mirrored view, and draw either.
+    """
+
+    resolution: int
+    center_crop: bool = True
+    random_flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resolution < 16:
+            raise ValueError(f"resolution must be at least 16 pixels, got {self.resolution}")
+
+
+@dataclass(frozen=True)
+class View:
+    """A crop of width x height pixels, perhaps mirrored."""
+
+    width: int
+    height: int
+    flipped: bool
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """One view of a picture, (3, height, width) in -1..1, and what it is called."""
+
+    name: str
+    caption: str
+    view: View
+    pixels: Float[Tensor, "3 height width"]
+
+
+@dataclass(frozen=True)
+class LatentItem:
+    """One cached view: posterior mean and standard deviation of the normalised latents, (c, h, w), float32."""
+
+    picture: str
+    caption: str
+    mean: Float[Tensor, "c h w"]
+    std: Float[Tensor, "c h w"]
+
+
+class CaptionDataset(Sequence[CaptionedPicture]):
+    """The views of a folder of pictures with same-name .txt captions; a missing caption is an empty string.
+
+    Args:
+        folder: Pictures and captions.
+        views: Which views to take.
+        multiple: Sides of a view are multiples of this many pixels, twice the VAE's factor.
+        names: Pictures to take, by default all.
+    """
+
+    def __init__(self, folder: Path, views: ViewSettings, multiple: int, names: Sequence[str] | None = None) -> None:
+        self.folder = folder
+        self._items = [
+            (name, view)
+            for name in (names if names is not None else [path.name for path in list_pictures(folder)])
+            for view in views_of(_size(folder / name), views, multiple)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> CaptionedPicture:  # type: ignore[override]
+        name, view = self._items[index]
+        pixels = to_pixels(take_view(decode_picture(self.folder / name), view))
+        return CaptionedPicture(name, read_caption(self.folder / name), view, pixels)
+
+
+def views_of(size: tuple[int, int], settings: ViewSettings, multiple: int) -> list[View]:
+    """Return the views of a picture of (width, height) pixels.
+
+    Raises:
+        SettingsError: If the resolution is not a multiple of `multiple`.
+    """
+    if settings.resolution % multiple:
+        raise SettingsError(
+            f"resolution must be a multiple of {multiple} for this base model, got {settings.resolution}:"
+            f" use {settings.resolution // multiple * multiple or multiple}"
+        )
+    square = (settings.resolution, settings.resolution)
+    width, height = square if settings.center_crop else choose_bucket(size, settings.resolution, multiple)
+    return [View(width, height, flipped) for flipped in ((False, True) if settings.random_flip else (False,))]
+
+
+def choose_bucket(size: tuple[int, int], resolution: int, multiple: int) -> tuple[int, int]:
+    """Return (width, height) nearest in aspect to the picture: multiples of `multiple`, of about resolution**2 pixels.
+
+    Example:
+        >>> choose_bucket((1600, 900), 512, 16)
+        (688, 384)
+    """
+    area = (resolution // multiple) ** 2
+    sides = [(w, max(1, round(area / w))) for w in range(max(1, resolution // multiple // 2), 2 * resolution // multiple + 1)]
+    wanted = np.log(size[0] / size[1])
+    width, height = min(sides, key=lambda side: (abs(np.log(side[0] / side[1]) - wanted), side))
+    return width * multiple, height * multiple
+
+
+def take_view(picture: Image.Image, view: View) -> Image.Image:
+    """Scale a picture until it covers the view, cut the middle out, and mirror it if the view is mirrored."""
+    cut = ImageOps.fit(picture, (view.width, view.height), method=Image.Resampling.LANCZOS)
+    return ImageOps.mirror(cut) if view.flipped else cut
+
+
+def to_pixels(picture: Image.Image) -> Float[Tensor, "3 height width"]:
+    """Return a picture as a tensor in -1..1."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def content_key(*parts: str) -> str:
+    """Return a name for cached content: a hash of everything that it is a function of, never of a step or a path."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def write_item(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write cached tensors whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def read_item(path: Path) -> dict[str, Tensor]:
+    """Read cached tensors.
+
+    Raises:
+        CacheError: If the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CacheError(f"{path}: cached item is missing or damaged: delete the folder and run the stage again") from error
+
+
+def read_index(folder: Path) -> list[dict[str, object]]:
+    """Return the entries of a cache's index.
+
+    Raises:
+        CacheError: If there is none or it cannot be read.
+    """
+    try:
+        return list(json.loads((folder / INDEX).read_text(encoding="utf-8"))["items"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{folder / INDEX}: not a readable cache index: run the stage that makes it again") from error
+
+
+class LatentCache(Sequence[LatentItem]):
+    """Cached views on disk, read when asked for, so that memory does not grow with the data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries = read_index(folder)
+        if not self.entries:
+            raise CacheError(f"{folder}: the cache holds no views: is the data folder empty?")
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> LatentItem:  # type: ignore[override]
+        entry = self.entries[index]
+        tensors = read_item(self.folder / str(entry["file"]))
+        return LatentItem(str(entry["picture"]), str(entry["caption"]), tensors["mean"].float(), tensors["std"].float())
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of each item's latents, without reading them."""
+        return [(int(str(e["height"])), int(str(e["width"]))) for e in self.entries]
+
+
+class PromptCache:
+    """Cached caption embeddings on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = {str(entry["caption"]): str(entry["file"]) for entry in read_index(folder)}
+
+    def read(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return (batch, length, width) and (batch, pooled) for captions.
+
+        Raises:
+            CacheError: If a caption was never encoded.
+        """
+        missing = [caption for caption in captions if caption not in self.files]
+        if missing:
+            raise CacheError(f"{self.folder}: no embedding of {missing[0]!r}: run cache_prompts again")
+        items = [read_item(self.folder / self.files[caption]) for caption in captions]
+        return (
+            torch.stack([item["prompt_embeds"] for item in items]),
+            torch.stack([item["pooled_prompt_embeds"] for item in items]),
+        )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    return decode_picture(path).size

@@ -1,0 +1,197 @@
+"""Wrap a FLUX transformer's Linears, carry the sigma mask to them, and take everything out again.
+
+The mask travels as data, in `joint_attention_kwargs`. diffusers passes that dict through gradient checkpointing, so when
+backward recomputes a block, the block's pre-hook meets the mask of its own forward, also with a second forward in between.
+`transformer._tlora_sigma_mask` is a plain attribute for people who set it by hand, never a buffer: DDP broadcasts
+buffers, and every process would silently get the first one's mask.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlora.adapter import OrthoTLoRALinear, TLoRAConfig, TLoRALinear, build_layer, device_of
+from tlora.errors import InjectionError
+from tlora.settings import nearest
+
+Layer = TLoRALinear | OrthoTLoRALinear
+BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks")
+_SCALE_KEY = "tlora_scale"  # diffusers takes the key "scale" out of the dict before the blocks see it
+_TRANSFORMER_POSITION = 7  # of joint_attention_kwargs in the transformer's forward
+_BLOCK_POSITION = 4  # and in a block's; gradient checkpointing passes by position
+
+
+def inject_tlora_into_transformer(
+    transformer: nn.Module, target_module_suffixes: Sequence[str], cfg: TLoRAConfig, *, seed: int | None = 0
+) -> int:
+    """Wrap every Linear of the blocks whose name ends in one of the suffixes, and freeze all the rest.
+
+    Args:
+        transformer: A `FluxTransformer2DModel`.
+        target_module_suffixes: Ends of module names, such as `to_q` or `attn.to_out.0`.
+        cfg: Shape and behaviour of the layers.
+        seed: Seed of their initial values; None leaves them at zero, for a file that is about to be loaded.
+
+    Returns:
+        The number of wrapped layers.
+
+    Raises:
+        InjectionError: If the transformer already carries an adapter, or a suffix matches no Linear of the blocks, or the
+            rank is larger than a layer can hold. The transformer is then as it was.
+    """
+    if adapter_layers(transformer):
+        raise InjectionError("the transformer already carries an adapter: eject it first")
+    targets = find_targets(transformer, target_module_suffixes)
+    thawed = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    try:
+        layers = _build_layers(transformer, targets, cfg, seed)
+    except InjectionError:
+        _thaw(thawed)
+        raise
+    transformer.requires_grad_(False)
+    for name, layer in layers.items():
+        transformer.set_submodule(name, layer)
+    patch_transformer_forward_for_joint_attention_kwargs(transformer)
+    transformer.__dict__["_tlora_thawed"] = thawed
+    return len(layers)
+
+
+def find_targets(transformer: nn.Module, target_module_suffixes: Sequence[str]) -> list[str]:
+    """Return the names of the Linears that the suffixes choose, in the order of the blocks.
+
+    Suffixes are looked up inside the blocks, where the mask arrives: `proj_out` is that of the single blocks, never the
+    transformer's own.
+
+    Raises:
+        InjectionError: If there is no suffix, or one matches nothing, or only a Linear outside the blocks.
+    """
+    if not target_module_suffixes:
+        raise InjectionError("target_modules is empty: name at least one suffix, such as to_q")
+    linears = [name for name, module in transformer.named_modules() if _is_linear(module)]
+    inside = [name for name in linears if name.split(".")[0] in BLOCK_LISTS]
+    for suffix in target_module_suffixes:
+        if any(_ends_with(name, suffix) for name in inside):
+            continue
+        outside = [name for name in linears if _ends_with(name, suffix)]
+        if outside:
+            raise InjectionError(f"target_modules: {suffix!r} is {outside[0]}, outside the blocks, where no sigma mask arrives")
+        known = list(dict.fromkeys(name.split(".", 2)[2].removeprefix("attn.") for name in inside))
+        raise InjectionError(f"target_modules: {suffix!r} matches no Linear of the blocks{nearest(suffix, known)}")
+    return [name for name in inside if any(_ends_with(name, suffix) for suffix in target_module_suffixes)]
+
+
+def eject_tlora_from_transformer(transformer: nn.Module) -> int:
+    """Put every wrapped Linear back, bit for bit, remove the hooks, and thaw what was thawed; return how many were wrapped."""
+    layers = adapter_layers(transformer)
+    for name, layer in layers.items():
+        transformer.set_submodule(name, layer.base)
+    for handle in transformer.__dict__.pop("_tlora_hooks", []):
+        handle.remove()
+    for name in ("_tlora_sigma_mask", "_tlora_scale"):
+        transformer.__dict__.pop(name, None)
+    _thaw(transformer.__dict__.pop("_tlora_thawed", []))
+    return len(layers)
+
+
+def patch_transformer_forward_for_joint_attention_kwargs(transformer: nn.Module) -> None:
+    """Make `joint_attention_kwargs["sigma_mask"]` and `["scale"]` reach the layers; a second call changes nothing.
+
+    Where a call brings none, `transformer._tlora_sigma_mask` and `transformer._tlora_scale` stand in; a call's own win.
+    """
+    if "_tlora_hooks" in transformer.__dict__:
+        return
+    transformer._tlora_sigma_mask = None  # type: ignore[assignment]
+    transformer._tlora_scale = 1.0  # type: ignore[assignment]
+    handles = [transformer.register_forward_pre_hook(_fill_attention_kwargs, with_kwargs=True)]
+    for block in _blocks(transformer):
+        handles.append(block.register_forward_pre_hook(_arm_layers, with_kwargs=True))
+        handles.append(block.register_forward_hook(_disarm_layers, always_call=True))  # a recompute ends by an exception
+    transformer.__dict__["_tlora_hooks"] = handles
+
+
+def adapter_layers(module: nn.Module) -> dict[str, Layer]:
+    """Return the T-LoRA layers of a module by name."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, (TLoRALinear, OrthoTLoRALinear))}
+
+
+def tlora_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the trainable parameters of the adapter, and nothing else."""
+    for layer in adapter_layers(module).values():
+        yield from (p for name, p in layer.named_parameters() if not name.startswith("base."))
+
+
+def _blocks(transformer: nn.Module) -> Iterator[nn.Module]:
+    for name in BLOCK_LISTS:
+        yield from transformer.get_submodule(name).children()
+
+
+def _build_layers(transformer: nn.Module, targets: Sequence[str], cfg: TLoRAConfig, seed: int | None) -> dict[str, Layer]:
+    """Return a layer for each target, on the target's device and in its mode (an adapter may join a model in use)."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    layers = {}
+    for name in targets:
+        target = transformer.get_submodule(name)
+        try:
+            layer = build_layer(target, cfg, generator, initialise=seed is not None)
+        except InjectionError as error:
+            raise InjectionError(f"{name}: {error}") from error
+        layers[name] = layer.to(device_of(target)).train(target.training)
+    return layers
+
+
+def _thaw(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Accept nn.Linear, and the quantised Linears that imitate it without inheriting from it."""
+    return isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
+
+
+def _ends_with(name: str, suffix: str) -> bool:
+    return name == suffix or name.endswith("." + suffix)
+
+
+def _fill_attention_kwargs(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Run before the transformer: complete the dict, and rename `scale` so that it gets past diffusers."""
+    given = _attention_kwargs(args, kwargs, _TRANSFORMER_POSITION)
+    attributes = transformer.__dict__
+    mask: Tensor | None = given.pop("sigma_mask", attributes["_tlora_sigma_mask"])
+    scale = given.pop("scale", attributes["_tlora_scale"])
+    given |= {"sigma_mask": None if mask is None else mask.contiguous(), _SCALE_KEY: scale}
+    return _with_attention_kwargs(args, kwargs, _TRANSFORMER_POSITION, given)
+
+
+def _arm_layers(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Run before a block, in forward and in recompute alike: hand the call's mask to the block's layers."""
+    given = _attention_kwargs(args, kwargs, _BLOCK_POSITION)
+    mask, scale = given.pop("sigma_mask", None), given.pop(_SCALE_KEY, 1.0)
+    for layer in _layers_of(block):
+        layer.arm(mask, scale)
+    return _with_attention_kwargs(args, kwargs, _BLOCK_POSITION, given)
+
+
+def _attention_kwargs(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> dict[str, Any]:
+    """Return a copy of the dict, given by position or by name."""
+    return dict((args[position] if len(args) > position else kwargs.get("joint_attention_kwargs")) or {})
+
+
+def _with_attention_kwargs(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int, given: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Put the dict back where it came from."""
+    if len(args) > position:
+        return (*args[:position], given, *args[position + 1 :]), kwargs
+    return args, {**kwargs, "joint_attention_kwargs": given}
+
+
+def _disarm_layers(block: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+    for layer in _layers_of(block):
+        layer.arm(None, 1.0)
+
+
+def _layers_of(block: nn.Module) -> list[Layer]:
+    return [m for m in block.modules() if isinstance(m, (TLoRALinear, OrthoTLoRALinear))]

@@ -1,0 +1,160 @@
+"""Draw pictures with the right mask at every step, the first included.
+
+A mask set in a pipeline's end-of-step callback acts one step late, so step 0 would run at full rank. Here every mask is
+known before the loop, from the scheduler's own float32 timesteps.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from tlora.errors import SettingsError
+from tlora.inject import adapter_layers
+from tlora.latents import PATCH
+from tlora.model import Conditioning, Scheduler, Vae, decode_latents, pixels_per_latent, predict_velocity
+from tlora.noise import MAX_TIMESTEP
+from tlora.schedule import RankSchedule, sigma_mask_from_step_index
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How pictures are drawn.
+
+    Args:
+        width: Pixels, a multiple of twice the VAE's factor.
+        height: Pixels, likewise.
+        num_inference_steps: Denoising steps.
+        guidance_scale: Input of the guidance-distilled model, 3.5 is usual.
+        lora_scale: Strength of the adapter; 0 draws with the bare base.
+        sigma_mask: Ranks by scheduler `timestep` as in training, by `step_index`, or always `full`.
+    """
+
+    width: int
+    height: int
+    num_inference_steps: int = 25
+    guidance_scale: float = 3.5
+    lora_scale: float = 1.0
+    sigma_mask: Literal["timestep", "step_index", "full"] = "timestep"
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        if not math.isfinite(self.lora_scale) or not math.isfinite(self.guidance_scale):
+            raise ValueError("lora_scale and guidance_scale must be finite")
+
+
+@dataclass(frozen=True)
+class Painter:
+    """What drawing needs: a transformer with or without an adapter, a VAE, and a scheduler."""
+
+    transformer: nn.Module
+    vae: Vae
+    scheduler: Scheduler
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """One step done: its index, its timestep, and the latents after it, (batch, c, h, w) in float32."""
+
+    index: int
+    timestep: float
+    latents: Tensor
+
+
+def draw_pictures(
+    painter: Painter, embeddings: tuple[Tensor, Tensor], seeds: Sequence[int], settings: SampleSettings
+) -> list[Image.Image]:
+    """Draw one picture per seed.
+
+    Args:
+        painter: Transformer, VAE and scheduler.
+        embeddings: (batch, length, width) and (batch, pooled), one row per picture.
+        seeds: One per picture; what a picture starts from does not depend on its neighbours.
+        settings: Size, steps, guidance, strength.
+
+    Raises:
+        SettingsError: If the size does not fit the VAE.
+    """
+    latents = initial_noise(painter.vae, seeds, settings)
+    for step in denoise(painter, latents, embeddings, settings):
+        latents = step.latents
+    pixels = decode_latents(painter.vae, latents)
+    rounded = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in rounded]
+
+
+def initial_noise(vae: Vae, seeds: Sequence[int], settings: SampleSettings) -> Float[Tensor, "batch c h w"]:
+    """Draw the starting noise of each seed on the CPU, so that every device starts from the same.
+
+    Raises:
+        SettingsError: If width or height is not a multiple of twice the VAE's factor.
+    """
+    factor = pixels_per_latent(vae)
+    multiple = factor * PATCH
+    if settings.width % multiple or settings.height % multiple or min(settings.width, settings.height) < multiple:
+        raise SettingsError(f"width and height must be multiples of {multiple}, got {settings.width} x {settings.height}")
+    shape = (vae.config.latent_channels, settings.height // factor, settings.width // factor)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+@torch.no_grad()
+def denoise(
+    painter: Painter, latents: Float[Tensor, "batch c h w"], embeddings: tuple[Tensor, Tensor], settings: SampleSettings
+) -> Iterator[DenoisingStep]:
+    """Denoise step by step.
+
+    Source:
+        `FluxPipeline.__call__` in diffusers: the same sigmas, shift and Euler steps; the mask is T-LoRA's.
+    """
+    device = next(painter.transformer.parameters()).device
+    conditioning = Conditioning(embeddings[0].to(device), embeddings[1].to(device), settings.guidance_scale)
+    timesteps = set_timesteps(painter.scheduler, settings.num_inference_steps, latents.shape[-2] * latents.shape[-1] // 4)
+    masks = step_masks(painter.transformer, timesteps, settings)
+    latents = latents.to(device)
+    for index, timestep in enumerate(timesteps):
+        velocity = predict_velocity(
+            painter.transformer,
+            latents,
+            timestep.expand(len(latents)).to(device),
+            conditioning,
+            None if masks is None else masks[index : index + 1].to(device),
+            settings.lora_scale,
+        )
+        latents = painter.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        yield DenoisingStep(index, float(timestep), latents)
+
+
+def set_timesteps(scheduler: Scheduler, steps: int, image_tokens: int) -> Float[Tensor, " steps"]:
+    """Set the scheduler's steps as `FluxPipeline` does, and return its float32 timesteps, on the CPU."""
+    config = scheduler.config
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    mu = config.base_shift + slope * (image_tokens - config.base_image_seq_len)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device="cpu")
+    return scheduler.timesteps.float()
+
+
+def step_masks(transformer: nn.Module, timesteps: Float[Tensor, " steps"], settings: SampleSettings) -> Tensor | None:
+    """Return the sigma mask of every step, (steps, rank), or None where no adapter masks."""
+    configs = {layer.cfg for layer in adapter_layers(transformer).values()}
+    if not configs:
+        return None
+    (cfg,) = configs
+    if not cfg.enable_rank_masking:
+        return None
+    if settings.sigma_mask == "full":
+        return torch.ones(len(timesteps), cfg.rank)
+    schedule = cfg.schedule(MAX_TIMESTEP)
+    if settings.sigma_mask == "step_index":
+        return torch.cat([_by_index(i, len(timesteps), schedule) for i in range(len(timesteps))])
+    return schedule.mask(timesteps)
+
+
+def _by_index(index: int, steps: int, schedule: RankSchedule) -> Tensor:
+    return sigma_mask_from_step_index(index, steps, schedule.rank, schedule.min_rank, schedule.alpha_rank_scale)
