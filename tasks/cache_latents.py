@@ -1,0 +1,92 @@
+"""Stage: encode every view of every picture with the VAE, as mean and standard deviation, so that each epoch samples afresh.
+
+Training and held-out pictures go to two outputs: a change to the latter trains nothing again. Encoded views are kept by content
+in `.state/cache`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.cache import assemble
+from tasks.cli import run_stage
+from tasks.device import hold_device
+from tasks.progress import Progress
+from tasks.state import state_folder
+from tlora.base import ModelSpec, base_digest, require_base
+from tlora.data import View, ViewSettings, content_key, take_view, to_pixels, views_of, write_item
+from tlora.latents import PATCH
+from tlora.manifest import Manifest, PictureItem, read_manifest
+from tlora.model import choose_device, encode_posterior, load_vae, pixels_per_latent
+from tlora.pictures import decode_picture
+
+PREPROCESSING = "1"  # changes whenever the same view of the same bytes would give other pixels
+
+
+@dataclass(frozen=True)
+class _Job:
+    item: PictureItem
+    view: View
+    key: str
+
+
+def cache_latents(
+    settings: ViewSettings, model: ModelSpec, *, manifest: Path, held_out: Path, data: Path, train: Path, evaluation: Path
+) -> None:
+    """Encode the views of all pictures.
+
+    Args:
+        settings: Section `cache_latents`.
+        model: Section `model`.
+        manifest: Training pictures and captions.
+        held_out: Held-out pictures and captions.
+        data: Folder of the pictures.
+        train: Output folder, latents for training.
+        evaluation: Output folder, latents of the held-out pictures.
+    """
+    require_base(model)
+    encoder = base_digest(model, "vae")
+    device = str(choose_device(model))
+    with hold_device(device, "cache_latents"):
+        vae = load_vae(model)
+        multiple = pixels_per_latent(vae) * PATCH
+        store = state_folder("cache", "latents")
+        for source, folder in ((manifest, train), (held_out, evaluation)):
+            pictures = read_manifest(source)
+            jobs = list(_jobs(pictures, settings, multiple, encoder))
+            missing = [job for job in jobs if not (store / f"{job.key}.safetensors").exists()]
+            with Progress("cache_latents", max(1, len(missing))) as progress:
+                for job in missing:
+                    pixels = to_pixels(take_view(decode_picture(data / job.item.picture), job.view))
+                    mean, std = encode_posterior(vae, pixels[None])
+                    write_item(store / f"{job.key}.safetensors", {"mean": mean[0], "std": std[0]})
+                    progress.advance(job.item.picture)
+            print(f"cache_latents: {len(jobs)} views for {folder}, {len(missing)} encoded now", flush=True)
+            factor = pixels_per_latent(vae)
+            assemble(folder, store, _entries(jobs, factor), {"data_digest": pictures.digest, "pixels_per_latent": factor})
+
+
+def _jobs(pictures: Manifest, settings: ViewSettings, multiple: int, encoder: str) -> Iterator[_Job]:
+    for item in pictures.items:
+        for view in views_of((item.width, item.height), settings, multiple):
+            parts = (encoder, PREPROCESSING, item.sha256, str(view.width), str(view.height), str(view.flipped))
+            yield _Job(item, view, content_key(*parts))
+
+
+def _entries(jobs: Sequence[_Job], factor: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": f"{job.key}.safetensors",
+            "picture": job.item.picture,
+            "caption": job.item.caption,
+            "flipped": job.view.flipped,
+            "height": job.view.height // factor,
+            "width": job.view.width // factor,
+        }
+        for job in jobs
+    ]
+
+
+if __name__ == "__main__":
+    run_stage(cache_latents)

@@ -1,0 +1,83 @@
+"""Stage: encode every distinct caption once, and apart from them every evaluation prompt, on the CPU.
+
+Two outputs, so that a changed evaluation prompt changes only the second, and nothing is trained again for it. Encoded captions
+are kept by content in `.state/cache`, so adding one caption encodes one.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.cache import assemble
+from tasks.cli import run_stage
+from tasks.progress import Progress
+from tasks.state import state_folder
+from tlora.base import ModelSpec, base_digest, require_base
+from tlora.concept import read_concept
+from tlora.data import content_key, write_item
+from tlora.manifest import read_manifest
+from tlora.text import TextEncoders, encode_captions, load_text_encoders
+
+
+@dataclass(frozen=True)
+class CachePromptsSettings:
+    """How captions are encoded.
+
+    Args:
+        max_sequence_length: T5 tokens, padded or cut; FLUX.1-dev takes up to 512, the pocket up to 77.
+    """
+
+    max_sequence_length: int = 77
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_sequence_length <= 512:
+            raise ValueError(f"max_sequence_length must be in 1..512, got {self.max_sequence_length}")
+
+
+def cache_prompts(
+    settings: CachePromptsSettings,
+    model: ModelSpec,
+    *,
+    manifest: Path,
+    held_out: Path,
+    concept: Path,
+    captions: Path,
+    evaluation: Path,
+) -> None:
+    """Encode captions and evaluation prompts.
+
+    Args:
+        settings: Section `cache_prompts`.
+        model: Section `model`.
+        manifest: Training pictures and captions.
+        held_out: Held-out pictures and captions, encoded with the evaluation prompts.
+        concept: concept.yaml, for the evaluation prompts.
+        captions: Output folder, embeddings for training; the empty caption is among them, for caption dropout.
+        evaluation: Output folder, embeddings for evaluation.
+    """
+    require_base(model)
+    encoder = base_digest(model, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    trained = ["", *(item.caption for item in read_manifest(manifest).items)]
+    evaluated = [*read_concept(concept).prompts, *(item.caption for item in read_manifest(held_out).items)]
+    keys = {text: content_key(encoder, str(settings.max_sequence_length), text) for text in [*trained, *evaluated]}
+    store = state_folder("cache", "prompts")
+    missing = [text for text, key in keys.items() if not (store / f"{key}.safetensors").exists()]
+    if missing:
+        _encode(load_text_encoders(model), missing, settings.max_sequence_length, keys, store)
+    print(f"cache_prompts: {len(keys)} distinct captions and prompts, {len(missing)} encoded now", flush=True)
+    for folder, texts in ((captions, trained), (evaluation, evaluated)):
+        entries = [{"caption": text, "file": f"{keys[text]}.safetensors"} for text in sorted(set(texts))]
+        assemble(folder, store, entries, {"max_sequence_length": settings.max_sequence_length})
+
+
+def _encode(encoders: TextEncoders, texts: Sequence[str], length: int, keys: dict[str, str], store: Path) -> None:
+    with Progress("cache_prompts", len(texts)) as progress:
+        for text, embedding in encode_captions(encoders, texts, length):
+            tensors = {"prompt_embeds": embedding.prompt_embeds, "pooled_prompt_embeds": embedding.pooled_prompt_embeds}
+            write_item(store / f"{keys[text]}.safetensors", tensors)
+            progress.advance(json.dumps(text, ensure_ascii=False)[:40])
+
+
+if __name__ == "__main__":
+    run_stage(cache_prompts)

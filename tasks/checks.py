@@ -1,0 +1,190 @@
+"""What ruins adapters, looked for in inspections and captions: pure functions from what was seen to findings.
+
+docs/data.md lists every kind of finding.
+"""
+
+import re
+import statistics
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.findings import Finding
+from tasks.inspection import Inspection
+from tlora.concept import Concept
+from tlora.manifest import PictureItem
+from tlora.pictures import FOREIGN_SUFFIXES, SUFFIXES
+from tlora.quality import near_copies
+from tlora.tokens import CaptionTokenizer, count_tokens, truncate_caption
+
+_BLUR_OUTLIER = 0.1  # of the median: a photograph in focus stays well above a tenth of its fellows'
+_ENOUGH_FOR_MEDIAN = 5
+
+
+@dataclass(frozen=True)
+class ValidateSettings:
+    """What a picture must be to be trained on; only `min_side` stops, the rest warns.
+
+    Args:
+        resolution: Pixels of the shorter side that training sees, as in cache_latents.
+        max_sequence_length: T5 tokens that a caption is cut at, as in cache_prompts.
+        min_side: Pixels; a picture with a shorter side is an error.
+        max_aspect: Longer over shorter side.
+        min_sharpness: Share of contrast in the finest detail (see `tlora.quality.sharpness`).
+        near_copy_bits: Pictures whose 64-bit perceptual hashes differ in at most so many bits are near copies.
+    """
+
+    resolution: int
+    max_sequence_length: int
+    min_side: int = 32
+    max_aspect: float = 3.0
+    min_sharpness: float = 0.02
+    near_copy_bits: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.resolution, self.max_sequence_length, self.min_side) < 1:
+            raise ValueError("resolution, max_sequence_length and min_side must be at least 1")
+        if self.max_aspect < 1:
+            raise ValueError(f"max_aspect must be at least 1, got {self.max_aspect}")
+        if not 0 <= self.near_copy_bits <= 32:
+            raise ValueError(f"need 0 <= near_copy_bits <= 32, got {self.near_copy_bits}")
+
+
+def check_pictures(inspections: Sequence[Inspection], settings: ValidateSettings) -> Iterator[Finding]:
+    """Look for pictures that cannot be used, that lost something in conversion, or that are too small, long or blurred."""
+    readable = [seen for seen in inspections if not seen.look.refused]
+    limit = settings.min_sharpness
+    if len(readable) >= _ENOUGH_FOR_MEDIAN:
+        limit = max(limit, _BLUR_OUTLIER * statistics.median(seen.look.sharpness for seen in readable))
+    for seen in inspections:
+        if seen.look.refused:
+            yield Finding("error", "unreadable", seen.picture, seen.look.refused.reason, seen.look.refused.remedy)
+            continue
+        for note in seen.look.notes:
+            yield Finding("warning", note.kind, seen.picture, note.reason, note.remedy)
+        yield from _check_size(seen, settings)
+        if seen.look.sharpness == 0:
+            yield Finding("warning", "blank", seen.picture, "it shows nothing but one shade", "remove it")
+        elif seen.look.sharpness < limit:
+            reason = f"it is blurred at the training size (sharpness {seen.look.sharpness:.3f}, expected {limit:.3f} or more)"
+            yield Finding("warning", "blurred", seen.picture, reason, "take it again, or remove it: blur is learnt like all else")
+
+
+def check_folder(folder: Path) -> Iterator[Finding]:
+    """Look for files that lie among the pictures and take no part."""
+    paths = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    stems: dict[str, str] = {}
+    for path in paths:
+        if path.suffix.lower() in SUFFIXES:
+            twin = stems.setdefault(_stem(path), path.name)
+            if twin != path.name:
+                yield Finding(
+                    "warning", "shared_caption", path.name, f"it has its caption in common with {twin}", "rename one of them"
+                )
+    for path in paths:
+        suffix, name = path.suffix.lower(), path.name.encode(errors="backslashreplace").decode()
+        if suffix in SUFFIXES or (suffix == ".txt" and _stem(path) in stems):
+            continue
+        if path.is_dir():
+            yield Finding("warning", "subfolder", name, "it is a folder, and subfolders are not read", "move its pictures up")
+        elif suffix in FOREIGN_SUFFIXES:
+            reason = f"{suffix} is not a kind that can be read here"
+            yield Finding("error", "foreign", name, reason, "convert it to JPEG or PNG, then remove it")
+        elif suffix == ".txt":
+            yield Finding("warning", "orphan_caption", name, "there is no picture of this name", "rename it, or remove it")
+        else:
+            yield Finding("warning", "ignored", name, "it is neither a picture nor a caption", "move it elsewhere")
+
+
+def check_copies(inspections: Sequence[Inspection], held_out: set[str], most_bits: int) -> Iterator[Finding]:
+    """Look for the same picture twice, above all on both sides of the split."""
+    readable = [seen for seen in inspections if not seen.look.refused]
+    first: dict[str, Inspection] = {}
+    for seen in readable:
+        twin = first.setdefault(seen.sha256, seen)
+        if twin is not seen:
+            yield _copy_finding(seen.picture, twin.picture, held_out, "exact_copy", "is the same file as")
+    distinct = [seen for seen in first.values() if seen.look.sharpness > 0]
+    for i, j, bits in near_copies([seen.look.perceptual_hash for seen in distinct], most_bits):
+        words = f"looks like ({bits} of 64 bits differ)"
+        yield _copy_finding(distinct[i].picture, distinct[j].picture, held_out, "near_copy", words)
+
+
+def check_captions(inspections: Sequence[Inspection], concept: Concept, held_out: set[str]) -> Iterator[Finding]:
+    """Look for captions that are missing, empty, unreadable, all equal, or without the trigger word."""
+    word = re.compile(rf"(?<!\w){re.escape(concept.trigger)}(?!\w)")
+    captions = {seen.picture: seen.caption for seen in inspections if seen.caption}
+    nowhere = not any(word.search(caption) for caption in captions.values())
+    if nowhere and inspections:
+        reason = f"no caption holds the trigger word {concept.trigger!r}, so it would stay without meaning"
+        yield Finding("error", "trigger_nowhere", "concept.yaml", reason, "put it into the captions, or correct trigger")
+    for seen in inspections:
+        if seen.caption_refused:
+            yield Finding("error", "caption_encoding", seen.picture, seen.caption_refused.reason, seen.caption_refused.remedy)
+        elif not seen.caption:
+            reason = "it has no caption" if seen.caption is None else "its caption is empty"
+            remedy = f"write {Path(seen.picture).stem}.txt beside it; it is trained with an empty caption otherwise"
+            yield Finding("warning", "caption_missing" if seen.caption is None else "caption_empty", seen.picture, reason, remedy)
+        elif not nowhere and not word.search(seen.caption):
+            cased = re.search(word.pattern, seen.caption, re.IGNORECASE)
+            reason = f"its caption has {cased[0]!r} for" if cased else "its caption lacks"
+            yield Finding(
+                "warning", "trigger_missing", seen.picture, f"{reason} the trigger word {concept.trigger!r}", "correct it"
+            )
+    counts = Counter(caption for picture, caption in captions.items() if picture not in held_out)
+    if len(counts) == 1 and counts.total() > 1:
+        reason = f"all {counts.total()} training captions read {next(iter(counts))!r}, so all that is seen becomes the concept"
+        yield Finding("warning", "captions_equal", "concept.yaml", reason, "describe in each what should not become part of it")
+
+
+def check_prompts(concept: Concept) -> Iterator[Finding]:
+    """Look for evaluation prompts that do not ask for the concept."""
+    for prompt in concept.prompts:
+        if not re.search(rf"(?<!\w){re.escape(concept.trigger)}(?!\w)", prompt):
+            reason = f"the prompt {prompt!r} lacks the trigger word {concept.trigger!r}"
+            yield Finding("warning", "prompt_without_trigger", "concept.yaml", reason, "it then shows the base, not the concept")
+
+
+def check_lengths(items: Sequence[PictureItem], concept: Concept, tokenizers: Sequence[CaptionTokenizer]) -> Iterator[Finding]:
+    """Look for captions and prompts of which an encoder reads only the beginning."""
+    texts = [(item.picture, item.caption) for item in items] + [("concept.yaml", prompt) for prompt in concept.prompts]
+    for tokenizer in tokenizers:
+        counts = count_tokens(tokenizer, (text for _, text in texts))
+        for file, text in texts:
+            if counts[text] > tokenizer.limit:
+                _, lost = truncate_caption(tokenizer, text)
+                shown = lost if len(lost) <= 60 else f"{lost[:57]}..."
+                reason = f"{tokenizer.encoder} reads {tokenizer.limit} of {counts[text]} tokens and never sees {shown!r}"
+                yield Finding("warning", "too_long", file, reason, "say what matters first, or shorten it")
+
+
+def _check_size(seen: Inspection, settings: ValidateSettings) -> Iterator[Finding]:
+    width, height = seen.look.width, seen.look.height
+    shorter, longer = min(width, height), max(width, height)
+    size = f"it is {width} x {height} pixels"
+    if shorter < settings.min_side:
+        yield Finding(
+            "error", "tiny", seen.picture, f"{size}, at least {settings.min_side} a side are needed", "find a larger one"
+        )
+    elif shorter < settings.resolution:
+        reason = f"{size} and is enlarged {settings.resolution / shorter:.1f} times to {settings.resolution}"
+        yield Finding("warning", "small", seen.picture, reason, "find a larger one, or train at a lower resolution")
+    if longer > settings.max_aspect * shorter:
+        reason = f"{size}, {longer / shorter:.1f} times as long as wide"
+        yield Finding("warning", "long", seen.picture, reason, "crop it to what matters: a square crop keeps only its middle")
+
+
+def _copy_finding(picture: str, twin: str, held_out: set[str], kind: str, words: str) -> Finding:
+    if (picture in held_out) == (twin in held_out):
+        return Finding("warning", kind, picture, f"it {words} {twin}, which then counts twice", "remove one of them")
+    reason = f"it {words} {twin}, and one is trained on while the other is held out: memorising would pass for learning"
+    remedy = "remove one, or hold out both"
+    if kind == "exact_copy":
+        return Finding("error", "exact_copy_across_split", picture, reason, remedy)
+    return Finding("warning", "near_copy_across_split", picture, reason, remedy)
+
+
+def _stem(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.stem)

@@ -1,0 +1,106 @@
+"""Which checkpoint is registered, and whether it may become champion unasked: read from the files, nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlora.checkpoint import AdapterMetadata, adapter_digest, find_weights, read_metadata
+from tlora.errors import CheckpointError
+
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What metrics/evaluate.json says, and the hash of the bytes that say it."""
+
+    recommended: str | None
+    reason: str
+    checkpoints: Mapping[str, Mapping[str, Any]]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoint to register.
+
+    Args:
+        name: Its name in the evaluation.
+        folder: Where it lies.
+        metadata: What it says of itself.
+        digest: Hash of its bytes.
+        scores: Its entry in the evaluation.
+    """
+
+    name: str
+    folder: Path
+    metadata: AdapterMetadata
+    digest: str
+    scores: Mapping[str, Any]
+
+
+def read_evaluation(file: Path) -> Evaluation:
+    """Read metrics/evaluate.json.
+
+    Raises:
+        CheckpointError: If it is not what evaluate writes.
+    """
+    plain = read_json(file)
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        return Evaluation(plain["recommended"], plain["reason"], plain["checkpoints"], digest)
+    except KeyError as error:
+        raise CheckpointError(f"{file}: {error} is missing: run evaluate again") from error
+
+
+def choose_checkpoint(adapters: Path, evaluation: Evaluation) -> Choice:
+    """Return the checkpoint that the evaluation recommends, or the last one where it recommends none.
+
+    Raises:
+        CheckpointError: If it is not there, or was not evaluated.
+    """
+    wanted = evaluation.recommended or FINAL
+    file = find_weights(adapters / wanted)
+    metadata = read_metadata(file)
+    at_its_step = (name for name, scores in evaluation.checkpoints.items() if scores.get("step") == metadata.step)
+    name = wanted if wanted in evaluation.checkpoints else next(at_its_step, None)
+    if name is None:
+        raise CheckpointError(f"{file}: step {metadata.step} is not in the evaluation: run evaluate again")
+    return Choice(name, file.parent, metadata, adapter_digest(file), evaluation.checkpoints[name])
+
+
+def objection_to_champion(choice: Choice, evaluation: Evaluation, min_diversity_ratio: float) -> str | None:
+    """Return why a checkpoint must not become the first champion, or None: the gate that has no champion to compare with.
+
+    Args:
+        choice: The checkpoint.
+        evaluation: Where it was chosen.
+        min_diversity_ratio: Least diversity across seeds, as a share of the base's.
+    """
+    gain, diversity = choice.scores["similarity_gain"], choice.scores["diversity_ratio"]
+    if not gain["low"] > 0:
+        interval = f"{gain['mean']:+.3f}, interval {gain['low']:+.3f} to {gain['high']:+.3f}"
+        return f"similarity to the concept is not clearly above the base's ({interval})"
+    if not diversity >= min_diversity_ratio:
+        return f"diversity across seeds is {diversity:.2f} of the base's, {min_diversity_ratio:g} needed"
+    if evaluation.recommended is None:
+        return f"the evaluation recommends no checkpoint ({evaluation.reason})"
+    return None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object that a stage wrote.
+
+    Raises:
+        CheckpointError: If it is not one.
+    """
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(plain, dict):
+        raise CheckpointError(f"{file}: not a JSON object")
+    return plain

@@ -1,0 +1,119 @@
+"""Stage function -> command: its sections of params.yaml, and one option per path.
+
+`def train(settings: TrainSettings, model: ModelSpec, *, prompts: Path, adapters: Path)` becomes
+`python -m tasks.train --prompts ... --adapters ...`: the first argument comes from the section that bears the stage's
+name, further ones from the sections of their own names. Whatever is wrong with what was given is one line and a
+non-zero exit.
+"""
+
+import argparse
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, get_type_hints
+
+import yaml
+
+from tasks.state import state_folder, write_json
+from tasks.telemetry import telemetry_off
+from tlora.errors import SettingsError, TloraError
+from tlora.settings import parse_settings
+
+BAD_INPUT = 2
+PREEMPTED = 75  # EX_TEMPFAIL: run it again and it goes on where it was
+
+
+class Preempted(Exception):
+    """The stage was asked to stop and has saved what it needs to go on."""
+
+
+def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) -> None:
+    """Run a stage as a command and exit.
+
+    Args:
+        stage: The stage function; its name is the name of its section.
+        arguments: Command line, by default the process's own.
+    """
+    name = stage.__name__
+    telemetry_off()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        stage(**_read_arguments(stage, arguments))
+        code, reason = 0, ""
+    except Preempted as stop:
+        code, reason = PREEMPTED, str(stop)
+    except TloraError as error:
+        code, reason = BAD_INPUT, str(error)
+    except OSError as error:
+        code, reason = BAD_INPUT, f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+    except KeyboardInterrupt:
+        code, reason = 128 + signal.SIGINT, "stopped by the keyboard or a signal"
+    if code:
+        print(f"{name}: {'stopped' if code == PREEMPTED else 'error'}: {reason}", file=sys.stderr, flush=True)
+    _leave_exit(name, code, reason)
+    sys.exit(code)
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Read params.yaml as plain YAML.
+
+    Raises:
+        SettingsError: If the file is missing or is not a mapping of sections.
+    """
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file (params/pocket.yaml is a complete one to copy)") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(params, Mapping):
+        raise SettingsError(f"{path}: must be a mapping of sections")
+    return dict(params)
+
+
+def read_section(path: Path, section: str) -> Mapping[str, Any]:
+    """Return one section of params.yaml.
+
+    Raises:
+        SettingsError: If it is missing or is not a mapping.
+    """
+    params = read_params(path)
+    if not isinstance(params.get(section), Mapping):
+        raise SettingsError(f"{path}: section {section!r} is missing or is not a mapping")
+    return params[section]
+
+
+def _read_arguments(stage: Callable[..., None], arguments: list[str] | None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage.__name__}", description=inspect.getdoc(stage))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="hyperparameters, a section per stage")
+    hints, parameters = get_type_hints(stage), inspect.signature(stage).parameters
+    for parameter in parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            required = parameter.default is parameter.empty
+            default = None if required else parameter.default
+            parser.add_argument(f"--{parameter.name.replace('_', '-')}", type=Path, required=required, default=default)
+    options = vars(parser.parse_args(arguments))
+    params = options.pop("params")
+    for position, parameter in enumerate(parameters.values()):
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            section = stage.__name__ if position == 0 else parameter.name
+            given = read_section(params, section)
+            options[parameter.name] = parse_settings(hints[parameter.name], given, f"{params}: {section}")
+    return options
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_DFL)  # a second one stops at once
+    raise KeyboardInterrupt
+
+
+def _leave_exit(stage: str, code: int, reason: str) -> None:
+    """Leave word for a flow's retry; DVC itself turns every failure into 255."""
+    try:
+        write_json(state_folder() / "last_exit.json", {"stage": stage, "code": code, "reason": reason, "pid": os.getpid()})
+    except OSError as error:
+        print(f"{stage}: could not leave .state/last_exit.json: {error}", file=sys.stderr)

@@ -1,0 +1,256 @@
+"""Stage: draw the fixed prompts at fixed seeds with the bare base and with every checkpoint, and measure.
+
+The pipeline is loaded once and embeddings come from the cache; checkpoints are loaded into the same layers one after another.
+Outputs are grids for people, metrics for DVC, and every picture's scores for whoever doubts a mean.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tasks.cli import run_stage
+from tasks.device import hold_device
+from tasks.evaluation_report import write_curves, write_grids
+from tasks.progress import Progress
+from tasks.state import write_json
+from tlora.base_model import ModelSpec, require_base
+from tlora.checkpoint import WEIGHTS_FILE, attach_adapter, load_tlora_weights, read_metadata
+from tlora.concept import read_concept
+from tlora.data import PromptCache
+from tlora.errors import CheckpointError
+from tlora.inject import adapter_layers
+from tlora.manifest import read_manifest
+from tlora.metrics import (
+    Interval,
+    bootstrap_interval,
+    concept_similarity,
+    embed_pictures,
+    embed_texts,
+    load_evaluator,
+    nearest_similarity,
+    prompt_similarity,
+    seed_diversity,
+)
+from tlora.model import choose_device, load_scheduler, load_transformer, load_vae
+from tlora.pictures import decode_picture
+from tlora.sampling import Painter, SampleSettings, draw_pictures
+from tlora.selection import Candidate, SelectionSettings, objection, recommend
+
+BASE = "base"
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How checkpoints are measured.
+
+    Args:
+        sample: Size, steps, guidance and strength of the pictures.
+        selection: The rule that picks a checkpoint.
+        evaluator: Folder or hub id of the CLIP that measures.
+        evaluator_revision: Its commit on the hub; empty for a folder.
+        seeds: Seeds per prompt.
+        first_seed: The first of them.
+        batch: Pictures drawn at once.
+    """
+
+    sample: SampleSettings
+    selection: SelectionSettings
+    evaluator: str
+    evaluator_revision: str = ""
+    seeds: int = 4
+    first_seed: int = 1000
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2:
+            raise ValueError(f"seeds must be at least 2 (diversity compares them), got {self.seeds}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+
+
+@dataclass(frozen=True)
+class References:
+    """Embeddings that pictures are compared with."""
+
+    train: Tensor
+    held_out: Tensor
+    texts: Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one set of pictures, each (prompts, seeds), and the diversity of each prompt."""
+
+    similarity_train: NDArray[np.float64]
+    similarity_held_out: NDArray[np.float64]
+    prompt: NDArray[np.float64]
+    nearest: NDArray[np.float64]
+    diversity: NDArray[np.float64]
+
+
+def evaluate(
+    settings: EvaluateSettings,
+    model: ModelSpec,
+    *,
+    adapters: Path,
+    prompts: Path,
+    data: Path,
+    manifest: Path,
+    held_out: Path,
+    concept: Path,
+    metrics: Path,
+    grids: Path,
+    report: Path,
+) -> None:
+    """Draw, measure, and recommend a checkpoint.
+
+    Args:
+        settings: Section `evaluate`.
+        model: Section `model`.
+        adapters: Folder of checkpoints.
+        prompts: Cached embeddings of the evaluation prompts.
+        data: Folder of the pictures.
+        manifest: Training pictures.
+        held_out: Held-out pictures.
+        concept: concept.yaml, for the prompts.
+        metrics: Output file, JSON.
+        grids: Output folder of labelled picture grids.
+        report: Output folder of scores and curves.
+    """
+    require_base(model)
+    checkpoints = find_checkpoints(adapters, model)
+    wanted = read_concept(concept).prompts
+    started = time.monotonic()
+    evaluator = load_evaluator(settings.evaluator, settings.evaluator_revision)
+    references = References(
+        embed_pictures(evaluator, [decode_picture(data / i.picture) for i in read_manifest(manifest).items]),
+        embed_pictures(evaluator, [decode_picture(data / i.picture) for i in read_manifest(held_out).items]),
+        embed_texts(evaluator, wanted),
+    )
+    pictures: dict[str, list[list[Image.Image]]] = {}
+    scores: dict[str, Scores] = {}
+    with hold_device(str(choose_device(model)), "evaluate"):
+        for name, drawn in _draw_all(settings, model, checkpoints, PromptCache(prompts).read(wanted)):
+            pictures[name] = drawn
+            embedded = embed_pictures(evaluator, [picture for row in drawn for picture in row])
+            scores[name] = _score(embedded, references, len(wanted))
+    steps = {name: read_metadata(folder / WEIGHTS_FILE).step for name, folder in checkpoints.items()}
+    result = _summarise(scores, steps, settings.selection)
+    write_grids(grids, pictures, wanted)
+    write_curves(report, result["checkpoints"], {BASE: 0, **steps})
+    write_json(report / "scores.json", {name: _plain(s) for name, s in scores.items()})
+    write_json(metrics, result)
+    print(f"evaluate: {result['reason']}", flush=True)
+    print(
+        f"evaluate: {time.monotonic() - started:.0f} s for {len(scores)} x {len(wanted)} x {settings.seeds} pictures", flush=True
+    )
+
+
+def find_checkpoints(adapters: Path, model: ModelSpec) -> dict[str, Path]:
+    """Return the folders of the checkpoints by name, in the order of their steps; `final` only where no other is its twin.
+
+    Raises:
+        CheckpointError: If there is none, or one was trained on another base.
+    """
+    found = {p.name: p for p in sorted(adapters.glob("*/")) if (p / WEIGHTS_FILE).exists()}
+    steps = {name: read_metadata(folder / WEIGHTS_FILE) for name, folder in found.items()}
+    for name, metadata in steps.items():
+        if metadata.base != model.path:
+            raise CheckpointError(
+                f"{found[name]}: trained on {metadata.base}, not on {model.path}: train again, or set model.path back"
+            )
+    if FINAL in found and any(m.step == steps[FINAL].step for name, m in steps.items() if name != FINAL):
+        del found[FINAL]
+    if not found:
+        raise CheckpointError(f"{adapters}: no checkpoints to evaluate: run train first")
+    return dict(sorted(found.items(), key=lambda pair: steps[pair[0]].step))
+
+
+def _draw_all(
+    settings: EvaluateSettings, model: ModelSpec, checkpoints: Mapping[str, Path], embeddings: tuple[Tensor, Tensor]
+) -> Iterator[tuple[str, list[list[Image.Image]]]]:
+    """Yield, for the base and each checkpoint, its pictures: a row of seeds for each prompt."""
+    painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
+    batches = -(-len(embeddings[0]) * settings.seeds // settings.batch)
+    with Progress("evaluate", batches * (1 + len(checkpoints))) as progress:
+        yield BASE, _draw(painter, settings, embeddings, progress)
+        for name, folder in checkpoints.items():
+            if adapter_layers(painter.transformer):
+                load_tlora_weights(painter.transformer, folder / WEIGHTS_FILE)
+            else:
+                attach_adapter(painter.transformer, folder / WEIGHTS_FILE)
+                painter.transformer.eval()
+            yield name, _draw(painter, settings, embeddings, progress)
+
+
+def _draw(
+    painter: Painter, settings: EvaluateSettings, embeddings: tuple[Tensor, Tensor], progress: Progress
+) -> list[list[Image.Image]]:
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    cells = [(prompt, seed) for prompt in range(len(embeddings[0])) for seed in seeds]
+    drawn: list[Image.Image] = []
+    for first in range(0, len(cells), settings.batch):
+        batch = cells[first : first + settings.batch]
+        rows = torch.tensor([prompt for prompt, _ in batch])
+        drawn += draw_pictures(painter, (embeddings[0][rows], embeddings[1][rows]), [s for _, s in batch], settings.sample)
+        progress.advance()
+    return [drawn[i : i + settings.seeds] for i in range(0, len(drawn), settings.seeds)]
+
+
+def _score(embedded: Tensor, references: References, prompts: int) -> Scores:
+    table = embedded.reshape(prompts, -1, embedded.shape[-1])
+    texts = references.texts[:, None, :].expand_as(table).reshape(embedded.shape)
+
+    def cells(values: Tensor) -> NDArray[np.float64]:
+        return values.reshape(prompts, -1).double().numpy()
+
+    return Scores(
+        similarity_train=cells(concept_similarity(embedded, references.train)),
+        similarity_held_out=cells(concept_similarity(embedded, references.held_out)),
+        prompt=cells(prompt_similarity(embedded, texts)),
+        nearest=cells(nearest_similarity(embedded, references.train)),
+        diversity=np.array([seed_diversity(row) for row in table]),
+    )
+
+
+def _summarise(scores: Mapping[str, Scores], steps: Mapping[str, int], rule: SelectionSettings) -> dict[str, Any]:
+    base = scores[BASE]
+    entries: dict[str, dict[str, Any]] = {}
+    candidates = {}
+    for name, own in scores.items():
+        gain = bootstrap_interval(own.similarity_held_out - base.similarity_held_out)
+        following = bootstrap_interval(own.prompt - base.prompt)
+        ratio = float(own.diversity.mean() / base.diversity.mean()) if base.diversity.mean() else 0.0
+        entries[name] = {
+            "step": steps.get(name, 0),
+            "similarity_train": _plain(bootstrap_interval(own.similarity_train)),
+            "similarity_held_out": _plain(bootstrap_interval(own.similarity_held_out)),
+            "similarity_gain": _plain(gain),
+            "prompt_following": _plain(following),
+            "nearest_training_picture": _plain(bootstrap_interval(own.nearest)),
+            "diversity": float(own.diversity.mean()),
+            "diversity_ratio": ratio,
+        }
+        if name != BASE:
+            candidates[name] = Candidate(steps[name], gain, following, ratio)
+            entries[name]["objection"] = objection(candidates[name], rule)
+    chosen = recommend(candidates, rule)
+    return {"recommended": chosen.checkpoint, "reason": chosen.reason, "checkpoints": entries}
+
+
+def _plain(value: Interval | Scores) -> dict[str, object]:
+    return json.loads(json.dumps(value.__dict__, default=lambda array: array.tolist()))
+
+
+if __name__ == "__main__":
+    run_stage(evaluate)

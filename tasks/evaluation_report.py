@@ -1,0 +1,48 @@
+"""What evaluation shows: labelled grids, and the curves that `dvc plots` draws."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tlora.grid import labelled_grid
+
+CURVES = ("similarity_train", "similarity_held_out", "prompt_following", "nearest_training_picture")
+
+
+def write_grids(folder: Path, pictures: Mapping[str, Sequence[Sequence[Image.Image]]], prompts: Sequence[str]) -> None:
+    """Write `grid.png` (a row for the base and each checkpoint, at the first seed) and one grid of all seeds for each.
+
+    Args:
+        folder: Where they go.
+        pictures: By name, for each prompt, a picture per seed.
+        prompts: The prompts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    first_seeds = [[seeds[0] for seeds in rows] for rows in pictures.values()]
+    _save(labelled_grid(list(pictures), prompts, first_seeds), folder / "grid.png")
+    for name, rows in pictures.items():
+        seeds = [f"{name}, seed {i + 1}" for i in range(len(rows[0]))]
+        by_seed = [[row[i] for row in rows] for i in range(len(seeds))]
+        _save(labelled_grid(seeds, prompts, by_seed), folder / f"{name}.png")
+
+
+def write_curves(folder: Path, entries: Mapping[str, Mapping[str, Any]], steps: Mapping[str, int]) -> None:
+    """Write one CSV per metric, a line per checkpoint with mean, low and high, for `dvc plots`."""
+    (folder / "curves").mkdir(parents=True, exist_ok=True)
+    for metric in CURVES:
+        with (folder / "curves" / f"{metric}.csv").open("w", newline="", encoding="utf-8") as file:
+            lines = csv.writer(file)
+            lines.writerow(["step", "mean", "low", "high"])
+            for name, entry in entries.items():
+                interval = entry[metric]
+                lines.writerow([steps[name], interval["mean"], interval["low"], interval["high"]])
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    picture.save(temporary, format="PNG")
+    os.replace(temporary, path)

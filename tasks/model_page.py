@@ -1,0 +1,54 @@
+"""The page of a run and of a registered version, in the Markdown that MLflow's UI renders: what, how good, and the grid.
+
+A picture is shown from the run's artifacts by an address relative to the UI, which therefore holds wherever the server stands.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+GRID, PREVIEW = "grids/grid.png", "grids/preview.png"  # among the run's artifacts
+PREVIEW_WIDTH = 800  # pixels; Markdown cannot say how wide a picture is to be shown
+_MOST_ROWS = 12  # MLflow keeps 5000 characters of a description
+_COLUMNS = {
+    "similarity_train": "similarity to training",
+    "similarity_held_out": "to held-out",
+    "similarity_gain": "gain over base",
+    "prompt_following": "prompt following over base",
+    "diversity_ratio": "diversity against base",
+}
+
+
+def model_page(paragraphs: Sequence[str], table: str, facts: Mapping[str, str], run_id: str) -> str:
+    """Return the page.
+
+    Args:
+        paragraphs: What it is, why this checkpoint, whether it passes the gate.
+        table: From `metrics_table`.
+        facts: What it was made from; empty values are left out.
+        run_id: Whose artifacts hold the grid.
+    """
+    listed = "\n".join(f"- {name}: `{value}`" for name, value in facts.items() if value)
+    picture = f"![evaluation grid]({_address(PREVIEW, run_id)})"
+    return "\n\n".join([*paragraphs, table, picture, f"[The grid at full size]({_address(GRID, run_id)})", listed])
+
+
+def metrics_table(checkpoints: Mapping[str, Mapping[str, Any]], chosen: str) -> str:
+    """Return the evaluation as a table: the base, the last checkpoints, and the chosen one in bold."""
+    others = sorted(set(checkpoints) - {"base", chosen}, key=lambda name: int(checkpoints[name]["step"]))
+    shown = {"base", chosen, *others[-_MOST_ROWS:]}
+    lines = [["checkpoint", *_COLUMNS.values()], ["---"] * (1 + len(_COLUMNS))]
+    for name, scores in sorted(checkpoints.items(), key=lambda entry: int(entry[1]["step"])):
+        if name in shown:
+            lines.append([f"**{name}**" if name == chosen else name, *(_cell(scores[column]) for column in _COLUMNS)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _address(artifact: str, run_id: str) -> str:
+    return f"get-artifact?path={quote(artifact, safe='')}&run_uuid={run_id}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+    return f"{value:.2f}"

@@ -1,0 +1,202 @@
+"""`make new`: a user's own pictures take the place of the ones that are there. Not a stage: it fills what the stages read.
+
+Nothing of the user's is touched: pictures are copied, and what stood here before is kept under `.state/replaced`.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tasks.state import state_folder, write_text
+from tlora.concept import parse_concept
+from tlora.errors import PictureError, SettingsError, TloraError
+from tlora.pictures import FOREIGN_SUFFIXES, caption_path, list_pictures
+
+DATA = Path("data")
+IMAGES = DATA / "images"
+SOURCES = DATA / "SOURCES.md"
+CONCEPT = Path("concept.yaml")
+
+_CAPTION = "a photo of {trigger}"
+_CONCEPT = """\
+# What the pictures are of. Stays as it is when the base model is switched.
+
+name: "{name}" # lower-case letters, digits and hyphens; part of the registered model's name, tlora-<base>-<name>
+trigger: {trigger} # the word in the captions that comes to mean these pictures
+
+# Never trained on, so that learning can be told from memorising: a share drawn by the pictures' content, at least one, or
+# names, such as [wall_07.jpg, wall_12.jpg].
+held_out: {{fraction: 0.2, seed: 0}}
+
+# What evaluation draws. The first is near the captions, the others ask for what no training picture shows: make them yours.
+prompts:
+  - a photo of {trigger}
+  - a {trigger} wall
+  - a {trigger} floor
+  - a ball made of {trigger}
+  - a cube made of {trigger}
+  - a {trigger} wall with a white circle
+"""
+_SOURCES = """\
+# Where these pictures come from
+
+{count} pictures, copied from `{source}`.
+
+- Who took them, and where:
+- Licence, or whose permission:
+- What was done to them (cropped, retouched, scaled):
+- Who or what can be recognised on them:
+"""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What was brought in: how many pictures, how many captions were written for them, and what was left behind."""
+
+    pictures: int
+    captions_written: int
+    left_behind: tuple[str, ...]
+
+
+def new(source: Path, trigger: str, name: str = "", *, replace: bool = False) -> Copied:
+    """Fill data/ and concept.yaml of the working folder with a user's pictures.
+
+    Args:
+        source: Folder of pictures, with or without same-name .txt captions.
+        trigger: The word that comes to mean them.
+        name: Short name of the concept, by default made of the trigger word.
+        replace: Whether pictures that are there already make way; they are kept under `.state/replaced`.
+
+    Raises:
+        PictureError: If there are fewer than two pictures, or others are there already.
+        SettingsError: If trigger or name cannot be used.
+    """
+    concept = _render_concept(name or re.sub(r"[^a-z0-9]+", "-", trigger.lower()).strip("-"), trigger)
+    pictures = list_pictures(source)
+    if len(pictures) < 2:
+        raise PictureError(f"{source}: holds one picture, and 2 are needed, one of them held out: add one, or cut it in two")
+    _require_room(source, replace=replace)
+    arriving = state_folder("arriving")
+    shutil.rmtree(arriving)
+    arriving.mkdir()
+    written = sum(_copy(picture, arriving, trigger) for picture in pictures)
+    _put_aside()
+    DATA.mkdir(exist_ok=True)
+    shutil.move(arriving, IMAGES)
+    write_text(SOURCES, _SOURCES.format(count=len(pictures), source=source))
+    write_text(CONCEPT, concept)
+    return Copied(len(pictures), written, _left_behind(source))
+
+
+def add_to_dvc() -> None:
+    """Run `dvc add data`.
+
+    Raises:
+        PictureError: With DVC's own words, if it refuses.
+    """
+    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(DATA)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        words = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
+        raise PictureError(f"the pictures are in place, but 'dvc add {DATA}' failed: {words[0] if words else 'no reason given'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.new", description="Start with your own pictures.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of pictures, with or without same-name .txt captions")
+    parser.add_argument("--trigger", required=True, help="a rare word that comes to mean them, such as matbrk")
+    parser.add_argument("--name", default="", help="short name of the concept, by default made of the trigger word")
+    parser.add_argument("--replace", action="store_true", help="let pictures that are there already make way")
+    options = parser.parse_args(arguments)
+    try:
+        copied = new(options.data.expanduser(), options.trigger, options.name, replace=options.replace)
+        add_to_dvc()
+    except (TloraError, OSError) as error:
+        print(f"new: error: {error}", file=sys.stderr)
+        return 2
+    print(_next_steps(copied, options.trigger))
+    return 0
+
+
+def _render_concept(name: str, trigger: str) -> str:
+    """Return concept.yaml, having read it back: a trigger such as `true` or `a: b` would not come back as it went in."""
+    text = _CONCEPT.format(name=name, trigger=trigger)
+    try:
+        read_back = parse_concept(yaml.safe_load(text), "new").trigger
+    except (yaml.YAMLError, SettingsError) as error:
+        raise SettingsError(f"--trigger {trigger!r}, --name {name!r}: {' '.join(str(error).split())}") from error
+    if read_back != trigger:
+        raise SettingsError(f"--trigger {trigger!r}: use letters and digits, such as matbrk")
+    return text
+
+
+def _require_room(source: Path, *, replace: bool) -> None:
+    if IMAGES.resolve() in (source.resolve(), *source.resolve().parents):
+        raise PictureError(f"{source}: this is where the pictures go: give the folder that they come from")
+    if IMAGES.exists() and any(IMAGES.iterdir()) and not replace:
+        remedy = "to replace them add --replace (make new ... REPLACE=1); they are kept under .state"
+        raise PictureError(f"{IMAGES}: holds pictures already: {remedy}")
+
+
+def _copy(picture: Path, folder: Path, trigger: str) -> bool:
+    """Copy a picture and its caption, and return whether a caption had to be written."""
+    target = folder / unicodedata.normalize("NFC", picture.name)
+    if not picture.is_file():
+        raise PictureError(f"{picture}: it is a broken link or no file: repair or remove it, then run this again")
+    if target.exists():
+        raise PictureError(f"{picture}: another picture has the same name, spelt otherwise in Unicode: rename one of them")
+    shutil.copyfile(picture, target)  # follows symbolic links: the data must not hang on where they lead
+    caption = caption_path(picture)
+    if caption.is_file():
+        shutil.copyfile(caption, target.with_suffix(".txt"))
+        return False
+    target.with_suffix(".txt").write_text(_CAPTION.format(trigger=trigger) + "\n", encoding="utf-8")
+    return True
+
+
+def _put_aside() -> None:
+    if IMAGES.exists() and any(IMAGES.iterdir()):
+        kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
+        for path in (IMAGES, SOURCES, CONCEPT):
+            if path.exists():
+                shutil.move(path, kept / path.name)
+        print(f"new: what was there is kept in {kept}")
+    shutil.rmtree(IMAGES, ignore_errors=True)
+
+
+def _left_behind(source: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in source.iterdir() if p.is_dir() or p.suffix.lower() in FOREIGN_SUFFIXES))
+
+
+def _next_steps(copied: Copied, trigger: str) -> str:
+    lines = [f"new: {copied.pictures} pictures are in {IMAGES}, their digest is in data.dvc"]
+    if copied.left_behind:
+        shown = ", ".join(copied.left_behind[:5])
+        lines.append(f"  left behind, for they cannot be read here: {shown}{' ...' if len(copied.left_behind) > 5 else ''}")
+    if copied.captions_written:
+        lines.append(f"  {copied.captions_written} captions were missing and read {_CAPTION.format(trigger=trigger)!r} now:")
+        lines.append(f"  say in each what the picture shows besides {trigger}")
+    return "\n".join(
+        [
+            *lines,
+            "Next:",
+            "  1. read the captions in data/images/*.txt and the prompts in concept.yaml, and fill in data/SOURCES.md",
+            "  2. if you changed anything: dvc add data",
+            "  3. dvc repro validate, and look at reports/validate/report.html",
+            "  4. dvc repro",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

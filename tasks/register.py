@@ -1,0 +1,165 @@
+"""Stage: show the files in MLflow and register the adapter, as far as the store does not have them already.
+
+The one stage with a side effect, and so the one that runs every time: another store, or a deleted one, is filled again from
+the files with nothing trained. The second time it says "already version 3" and changes nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.choice import choose_checkpoint, objection_to_champion, read_evaluation
+from tasks.cli import run_stage
+from tasks.model_page import GRID, PREVIEW, PREVIEW_WIDTH, metrics_table, model_page
+from tasks.story import Folders, Story, read_story
+from tasks.tracking import runs, versions
+from tasks.tracking.store import Store, explained_failures, open_store, public_uri
+from tlora.base_model import ModelSpec
+from tlora.errors import CheckpointError
+from tlora.settings import parse_settings
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+SHOWN = "metrics_digest"  # tag: which evaluation a run or a version shows; written last, so it also means "complete"
+
+
+@dataclass(frozen=True)
+class RegisterSettings:
+    """When the first version becomes champion by itself.
+
+    Args:
+        min_diversity_ratio: Least diversity across seeds, as a share of the base's.
+    """
+
+    min_diversity_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_diversity_ratio <= 1:
+            raise ValueError(f"min_diversity_ratio must be in 0..1, got {self.min_diversity_ratio}")
+
+
+def register(
+    settings: RegisterSettings,
+    model: ModelSpec,
+    *,
+    adapters: Path,
+    metrics: Path,
+    grids: Path,
+    reports: Path,
+    manifest: Path,
+    concept: Path,
+    data: Path = Path("data.dvc"),
+) -> None:
+    """Show the run in MLflow and register the adapter that the evaluation recommends, or else the last.
+
+    Args:
+        settings: Section `register`.
+        model: Section `model`.
+        adapters: Folder of checkpoints.
+        metrics: The evaluation, JSON.
+        grids: Folder of its grids.
+        reports: Folder of the stages' reports.
+        manifest: Folder of both manifests.
+        concept: concept.yaml.
+        data: What `dvc add` wrote about the data folder.
+    """
+    evaluation = read_evaluation(metrics)
+    choice = choose_checkpoint(adapters, evaluation)
+    if choice.metadata.base != model.path:
+        raise CheckpointError(f"{choice.folder}: trained on {choice.metadata.base}, model.path is {model.path}: run train again")
+    objection = objection_to_champion(choice, evaluation, settings.min_diversity_ratio)
+    story = read_story(choice, evaluation, objection, Folders(reports, manifest, data))
+    name = f"tlora-{model.name}-{choice.metadata.concept}"
+    with explained_failures():
+        store = open_store()
+        run_id = _show_run(store, story, grids, {"reports": reports, "metrics": metrics, "concept": concept})
+        version, news = _show_version(store, story, model, name, run_id)
+        news += _place_aliases(store, version, objection)
+        aliases = versions.aliases_of(store, name)
+    mine = sorted(alias for alias, number in aliases.items() if number == str(version.version))
+    print(f"register: {', '.join(news)}")
+    if CHAMPION not in mine and objection:
+        print(f"register: not champion: {objection}")
+    _say_where(store, version, mine, grids)
+
+
+def _show_run(store: Store, story: Story, grids: Path, artifacts: dict[str, Path]) -> str:
+    """Complete the run of the adapter and return its id."""
+    run = runs.find_or_create_run(store, story.choice.metadata, story.started)
+    run_id = run.info.run_id
+    if run.data.tags.get(SHOWN) == story.evaluation.digest:
+        return run_id
+    points = [point for line in story.log for point in runs.training_points(line)]
+    points += [point for scores in story.evaluation.checkpoints.values() for point in runs.evaluation_points(scores)]
+    known = runs.known_points(store, run_id, {point.key for point in points})
+    runs.log_points(store, run_id, [point for point in points if point not in known])
+    dataset = story.dataset
+    runs.log_dataset(store, run, story.choice.metadata.concept, dataset.digest, dataset.path, dataset.pictures)
+    pictures = {int(scores["step"]): grids / f"{name}.png" for name, scores in story.evaluation.checkpoints.items()}
+    runs.log_pictures(store, run_id, "grid", pictures, again=SHOWN in run.data.tags)
+    runs.log_preview(store, run_id, grids / "grid.png", PREVIEW, PREVIEW_WIDTH)
+    runs.log_files(store, run_id, {**artifacts, str(Path(GRID).parent): grids / "grid.png"})
+    system = {"mlflow.source.git.commit": story.tags["git_commit"], "mlflow.note.content": _page(story, run_id)}
+    tags = {**story.tags, **system, "host": str(story.record.get("host", "")), SHOWN: story.evaluation.digest}
+    runs.log_params_and_tags(store, run, story.params(), tags)
+    store.client.set_terminated(run_id, "FINISHED", story.ended)
+    return run_id
+
+
+def _show_version(store: Store, story: Story, model: ModelSpec, name: str, run_id: str) -> "tuple[ModelVersion, list[str]]":
+    """Return the version that holds the adapter, made if there is none, and what was done."""
+    choice, tags = story.choice, dict(story.tags)
+    tags |= {"checkpoint": choice.name, "step": str(choice.metadata.step)}
+    tags["recommended"] = "true" if story.evaluation.recommended else "false"
+    version = versions.find_version(store, name, choice.digest)
+    news = [f"already version {version.version} of {name}"] if version else []
+    if version is None:
+        drawing = parse_settings(versions.Drawing, story.setup["drawing"], "reports/evaluate/setup.json: drawing")
+        served = versions.ServedModel(choice.folder, model, drawing, choice.metadata.step)
+        version = versions.create_version(store, run_id, served, name, {**tags, versions.ADAPTER_DIGEST: choice.digest})
+        news = [f"registered version {version.version} of {name}"]
+    elif version.tags.get(SHOWN) != story.evaluation.digest:
+        news.append("evaluated anew")
+    if version.tags.get(SHOWN) != story.evaluation.digest:
+        store.client.update_model_version(name, version.version, _page(story, run_id))
+        versions.set_version_tags(store, version, {**tags, SHOWN: story.evaluation.digest})
+    return version, news
+
+
+def _place_aliases(store: Store, version: "ModelVersion", objection: str | None) -> list[str]:
+    """Make the version challenger, and champion if there is none and the gate holds; leave a champion as it is."""
+    aliases = versions.aliases_of(store, version.name)
+    number = str(version.version)
+    if aliases.get(CHAMPION) == number:
+        return []
+    wanted = [CHALLENGER] if CHAMPION in aliases or objection else [CHALLENGER, CHAMPION]
+    new = [alias for alias in wanted if aliases.get(alias) != number]
+    for alias in new:
+        store.client.set_registered_model_alias(version.name, alias, number)
+    return [f"now {alias}" for alias in new]
+
+
+def _page(story: Story, run_id: str) -> str:
+    choice, metadata = story.choice, story.choice.metadata
+    gate = f"Not fit to be champion unasked: {story.objection}." if story.objection else "Passes the gate for a first champion."
+    paragraphs = [
+        f"T-LoRA of **{metadata.concept}** (trigger word `{metadata.trigger}`) for {metadata.base}, {choice.name}.",
+        f"{story.evaluation.reason}.",
+        gate,
+    ]
+    return model_page(paragraphs, metrics_table(story.evaluation.checkpoints, choice.name), story.tags, run_id)
+
+
+def _say_where(store: Store, version: "ModelVersion", aliases: list[str], grids: Path) -> None:
+    uri = public_uri(store.uri)
+    address = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
+    print(f"grid:      {grids / 'grid.png'}")
+    print(f"model:     {version.name}, version {version.version}, alias {', '.join(aliases) or 'none'}")
+    print(f"load it:   mlflow.pyfunc.load_model('models:/{version.name}/{version.version}')")
+    print(f"MLflow UI: {address}", flush=True)
+
+
+if __name__ == "__main__":
+    run_stage(register)

@@ -1,0 +1,127 @@
+"""What a training run leaves in `.state` so that it can be killed at any moment and go on to the same bytes.
+
+One folder per fingerprint: the fingerprint's fields, the last few states, every checkpoint already emitted, and the log so far.
+DVC deletes a stage's outputs before it runs, so outputs are always rebuilt from here.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.provenance import digest_of, first_difference
+from tasks.state import state_folder, write_json
+from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, read_state, save_tlora_weights, write_tensors
+from tlora.errors import CheckpointError
+from tlora.training import StepReport, Training
+
+FIELDS = "fingerprint.json"
+
+
+class RunFolder:
+    """The state of one training run.
+
+    Args:
+        fields: Everything that the result is a function of.
+        keep_states: How many of the last states are kept.
+        writes: Whether this process writes; of several, only the first does.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], keep_states: int, writes: bool = True) -> None:
+        self.fingerprint = digest_of(fields)[:16]
+        self._others = [p for p in state_folder("train").iterdir() if p.name != self.fingerprint and (p / FIELDS).exists()]
+        self.folder = state_folder("train", self.fingerprint)
+        self._fields, self._keep, self._writes = dict(fields), keep_states, writes
+        self.log = self.folder / "log.jsonl"
+        self.checkpoints = self.folder / "checkpoints"
+
+    def resume(self, training: Training) -> None:
+        """Continue from the newest state that can be read, saying so, or start afresh, saying why."""
+        for file in sorted(self.folder.glob("state-*.safetensors"), reverse=True):
+            try:
+                training.restore(*read_state(file))
+            except (CheckpointError, KeyError, ValueError) as error:
+                print(f"train: {file} is damaged ({type(error).__name__}: {error}), passed over", flush=True)
+                continue
+            print(f"train: going on from step {training.step} ({file})", flush=True)
+            break
+        else:
+            self._explain_fresh_start()
+        if not self._writes:
+            return
+        write_json(self.folder / FIELDS, self._fields)
+        self._cut_log(training.step)
+        self._drop_checkpoints_after(training.step)
+
+    def record(self, report: StepReport) -> dict[str, float]:
+        """Append a step to the log; return its line."""
+        line = {
+            "step": report.step,
+            "loss": report.loss,
+            "learning_rate": report.learning_rate,
+            "grad_norm": report.grad_norm,
+            "active_rank": report.active_rank,
+            "seconds": round(report.seconds, 4),
+        }
+        if self._writes:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return line
+
+    def last_line(self) -> dict[str, float]:
+        """Return the last step of the log."""
+        return dict(json.loads(self.log.read_text(encoding="utf-8").splitlines()[-1]))
+
+    def save_state(self, training: Training) -> None:
+        """Write a state and drop the oldest beyond those kept."""
+        if not self._writes:
+            return
+        tensors, plain = training.state()
+        write_tensors(self.folder / f"state-{training.step:08d}.safetensors", tensors, plain)
+        for old in sorted(self.folder.glob("state-*.safetensors"))[: -self._keep]:
+            old.unlink()
+
+    def save_checkpoint(self, training: Training, metadata: AdapterMetadata, name: str) -> None:
+        """Write an adapter checkpoint."""
+        if self._writes:
+            with training.weights_to_save() as transformer:
+                save_tlora_weights(transformer, self.checkpoints / name / WEIGHTS_FILE, metadata)
+
+    def publish(self, adapters: Path, report: Path) -> None:
+        """Build the outputs: every checkpoint so far, and the log."""
+        if not self._writes:
+            return
+        for folder in sorted(self.checkpoints.glob("*/")):
+            target = adapters / folder.name
+            if not target.exists():
+                temporary = adapters / f".{folder.name}.partial"
+                shutil.copytree(folder, temporary, dirs_exist_ok=True)
+                temporary.rename(target)
+        report.mkdir(parents=True, exist_ok=True)
+        if self.log.exists():
+            shutil.copyfile(self.log, report / "log.jsonl")
+
+    def _explain_fresh_start(self) -> None:
+        if not self._others:
+            print("train: starting at step 0", flush=True)
+            return
+        last = max(self._others, key=lambda folder: (folder / FIELDS).stat().st_mtime)
+        before = json.loads((last / FIELDS).read_text(encoding="utf-8"))
+        print(f"train: starting afresh at step 0: {first_difference(before, self._fields)}", flush=True)
+
+    def _cut_log(self, step: int) -> None:
+        """Drop what the log says of steps that will be taken again, and a line that was cut off."""
+        if not self.log.exists():
+            return
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+        temporary = self.log.with_suffix(".partial")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.rename(self.log)
+
+    def _drop_checkpoints_after(self, step: int) -> None:
+        for folder in self.checkpoints.glob("*/"):
+            name = folder.name.removeprefix("checkpoint-")
+            if not name.isdigit() or int(name) > step:
+                shutil.rmtree(folder)

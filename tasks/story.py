@@ -1,0 +1,144 @@
+"""Everything that MLflow is told of an adapter, read from the files before anything is written."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.choice import Choice, Evaluation, read_json
+from tasks.provenance import digest_of
+from tlora.checkpoint import AdapterMetadata
+from tlora.errors import CheckpointError, PictureError
+from tlora.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The data folder as `dvc add` saw it, and how many of its pictures were trained on."""
+
+    path: str
+    digest: str
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Story:
+    """What is told.
+
+    Args:
+        choice: The adapter.
+        evaluation: All that was measured.
+        objection: Why it must not become champion unasked, or None.
+        dataset: What it was trained on.
+        setup: How the evaluation drew and measured.
+        record: How training went: commit, host, start, parameters.
+        log: A line per training step.
+        tags: What both the run and the version are tagged with.
+    """
+
+    choice: Choice
+    evaluation: Evaluation
+    objection: str | None
+    dataset: Dataset
+    setup: Mapping[str, Any]
+    record: Mapping[str, Any]
+    log: list[dict[str, Any]]
+    tags: Mapping[str, str]
+
+    @property
+    def started(self) -> int | None:
+        """When training began, in milliseconds since 1970, or None where that was not recorded."""
+        begun = self.record.get("started")
+        return None if begun is None else int(1000 * datetime.fromisoformat(begun).timestamp())
+
+    @property
+    def ended(self) -> int | None:
+        """When training ended, or None."""
+        milliseconds = sum(1000 * float(line["seconds"]) for line in self.log)
+        return None if self.started is None else self.started + int(milliseconds)
+
+    def params(self) -> dict[str, str]:
+        """Return the hyperparameters as params.yaml names them: section, dot, key."""
+        of_adapter = {f"train.{name}": str(value) for name, value in asdict(self.choice.metadata.config).items()}
+        sections = self.record.get("params", {}).items()
+        return of_adapter | {f"{section}.{key}": value for section, values in sections for key, value in _leaves(values)}
+
+
+def read_story(choice: Choice, evaluation: Evaluation, objection: str | None, folders: "Folders") -> Story:
+    """Read the rest of the story.
+
+    Raises:
+        CheckpointError: If a report is missing or is not what its stage writes.
+        PictureError: If the data folder is not versioned.
+    """
+    trained, held_out = read_manifest(folders.manifest / "train.json"), read_manifest(folders.manifest / "held_out.json")
+    path, digest = _read_dvc(folders.data)
+    setup = read_json(folders.reports / "evaluate" / "setup.json")
+    record = read_json(folders.reports / "train" / "run.json")
+    told = choice.metadata
+    tags = {
+        "base": told.base,
+        "base_revision": told.base_revision,
+        "rank_schedule": rank_schedule(told),
+        "data_digest": told.data_digest,
+        "data_dvc": digest,
+        "params_digest": told.params_digest,
+        "code_digest": told.code_digest,
+        "evaluation_digest": digest_of({"setup": setup, "train": trained.digest, "held_out": held_out.digest}),
+        "git_commit": str(record.get("git_commit", "")),
+        "concept": told.concept,
+        "trigger": told.trigger,
+    }
+    dataset = Dataset(path, digest, len(trained.items))
+    log = _read_log(folders.reports / "train" / "log.jsonl")
+    return Story(choice, evaluation, objection, dataset, setup, record, log, tags)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the story is read from: the reports, the manifests, and what `dvc add` wrote about the data folder."""
+
+    reports: Path
+    manifest: Path
+    data: Path
+
+
+def rank_schedule(metadata: AdapterMetadata) -> str:
+    """Return the rank schedule in words."""
+    config = metadata.config
+    if not config.enable_rank_masking:
+        return f"{config.trainer_type}, rank {config.rank} at every timestep"
+    return (
+        f"{config.trainer_type}, rank {config.min_rank} at timestep {metadata.max_timestep:g} to {config.rank} at 0,"
+        f" exponent {config.alpha_rank_scale:g}"
+    )
+
+
+def _leaves(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Flatten nested settings; their keys are unique in a section, since the section itself is flat."""
+    found = []
+    for key, value in values.items():
+        found += _leaves(value) if isinstance(value, Mapping) else [(key, str(value))]
+    return found
+
+
+def _read_log(file: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not a line of JSON per step: {error}") from error
+
+
+def _read_dvc(file: Path) -> tuple[str, str]:
+    """Return path and digest of the folder that a .dvc file stands for."""
+    if not file.exists():
+        raise PictureError(f"{file}: no such file: version the pictures with 'dvc add {file.stem}'")
+    try:
+        tracked = yaml.safe_load(file.read_text(encoding="utf-8"))["outs"][0]
+        return str(tracked["path"]), str(tracked["md5"])
+    except (yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+        raise PictureError(f"{file}: not what 'dvc add' writes: {error}") from error

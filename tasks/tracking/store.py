@@ -1,0 +1,130 @@
+"""Find, make and open the tracking store.
+
+Several processes that meet a new SQLite store all migrate it at once and collide every time, so the first opening is under a
+file lock.
+"""
+
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.state import repository_root, state_folder
+from tasks.telemetry import telemetry_off
+from tlora.errors import TloraError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "tlora"
+_SQLITE = "sqlite:///"
+
+
+class TrackingError(TloraError):
+    """The MLflow store cannot be reached, or does not do what it is asked."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store.
+
+    Args:
+        uri: Its address, as `mlflow ui --backend-store-uri` takes it.
+        experiment_id: The experiment that runs belong to.
+        client: MLflow's own client of it.
+    """
+
+    uri: str
+    experiment_id: str
+    client: "MlflowClient"
+
+
+def store_uri() -> str:
+    """Return `MLFLOW_TRACKING_URI`, or the SQLite file in the repository's root that all its worktrees share."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{repository_root() / 'mlflow.db'}"
+
+
+def public_uri(uri: str) -> str:
+    """Return an address without the user and password that it may hold."""
+    return re.sub(r"://[^/@]*@", "://***@", uri)
+
+
+def open_store() -> Store:
+    """Open the configured store, made and migrated where it is new, and the experiment in it.
+
+    Raises:
+        TrackingError: If it cannot be opened.
+    """
+    with explained_failures():
+        import mlflow
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        uri = store_uri()
+        with _one_process_at_a_time():
+            mlflow.set_tracking_uri(uri)
+            client = mlflow.MlflowClient()
+            return Store(uri, _find_or_create_experiment(client, uri), client)
+
+
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Turn the failures of mlflow and of what it stands on into one line.
+
+    Raises:
+        TrackingError: Naming the store.
+    """
+    _prepare_environment()
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        reason = public_uri(str(error).strip().split("\n")[0])[:300]
+        raise TrackingError(
+            f"MLflow store {public_uri(store_uri())}: {reason} (MLFLOW_TRACKING_URI chooses the store)"
+        ) from error
+
+
+def _prepare_environment() -> None:
+    """Set what mlflow reads, where nobody else has: no telemetry, little chatter, and seconds, not minutes, for a dead server."""
+    telemetry_off()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+
+
+@contextmanager
+def _one_process_at_a_time() -> Iterator[None]:
+    with (state_folder() / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _find_or_create_experiment(client: "MlflowClient", uri: str) -> str:
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return client.create_experiment(name, artifact_location=_artifact_location(uri))
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"MLflow store {public_uri(uri)}: experiment {name!r} is deleted:"
+            f" bring it back with 'mlflow experiments restore -x {experiment.experiment_id}'"
+        )
+    return experiment.experiment_id
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Return a folder beside the database; left to MLflow, it would be whatever folder the process stands in."""
+    if uri.startswith(_SQLITE):
+        return (Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlartifacts").as_uri()
+    if re.match(r"(postgresql|mysql|mssql)", uri):
+        return (repository_root() / "mlartifacts").as_uri()
+    return None  # a server has its own

@@ -1,0 +1,163 @@
+"""Versions of a registered model: one per adapter, found by the digest of its bytes.
+
+The model is "from code" (`served_model.py`), with no pickle in it; mlflow's own diffusers flavour would drop the sigma mask.
+"""
+
+import importlib.metadata
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tlora
+from tasks.tracking.store import Store
+from tlora.base_model import ModelSpec
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+ADAPTER_DIGEST = "adapter_digest"
+LARGEST_COPIED_BASE = 50_000_000  # bytes; a larger base is named by folder, or by id and revision, and not copied
+_PACKAGES = (
+    "accelerate",
+    "diffusers",
+    "einops",
+    "jaxtyping",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the evaluation drew, which is what serving does unless it is told otherwise.
+
+    Args:
+        width: Pixels.
+        height: Pixels.
+        num_inference_steps: Denoising steps.
+        guidance_scale: Input of the guidance-distilled model.
+        lora_scale: Strength of the adapter.
+        sigma_mask: How the mask follows denoising, as `tlora.sampling.SampleSettings` has it.
+        max_sequence_length: T5 tokens of a prompt, padded or cut; the adapter was trained with as many.
+    """
+
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    lora_scale: float
+    sigma_mask: Literal["timestep", "step_index", "full"]
+    max_sequence_length: int
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What a version holds.
+
+    Args:
+        adapter: Folder of the adapter.
+        base: The base model.
+        drawing: Defaults of its parameters.
+        step: Training step of the adapter, which ties the run's metrics of that step to the model.
+    """
+
+    adapter: Path
+    base: ModelSpec
+    drawing: Drawing
+    step: int
+
+
+def find_version(store: Store, name: str, adapter_digest: str) -> "ModelVersion | None":
+    """Return the version of a model that holds an adapter, or None."""
+    wanted = f"name = '{name}' and tags.{ADAPTER_DIGEST} = '{adapter_digest}'"
+    found = store.client.search_model_versions(wanted, max_results=1)
+    return found[0] if found else None
+
+
+def create_version(store: Store, run_id: str, model: ServedModel, name: str, tags: Mapping[str, str]) -> "ModelVersion":
+    """Log a model to a run and register it.
+
+    Args:
+        store: Where.
+        run_id: The run that it comes from.
+        model: What it holds.
+        name: Name of the registered model, made if it is new.
+        tags: Of the version; they are there from the first moment, so that a version without its digest cannot be.
+    """
+    import mlflow
+
+    copied = is_copied(model.base)
+    end = store.client.get_run(run_id).info.end_time
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        # given an example, MLflow would load the whole base model here and draw it
+        warnings.filterwarnings("ignore", r".*An input example was not provided", UserWarning)
+        info = mlflow.pyfunc.log_model(
+            name="adapter",
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"adapter": str(model.adapter)} | ({"base": model.base.path} if copied else {}),
+            code_paths=[str(Path(tlora.__file__).parent)],
+            model_config={"serve": _serving(model, copied)},
+            pip_requirements=[f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in _PACKAGES],
+            signature=_signature(model.drawing),
+            registered_model_name=name,
+            tags=dict(tags),
+            step=model.step,
+        )
+    store.client.set_terminated(run_id, "FINISHED", end)  # the run was over long before
+    return store.client.get_model_version(name, str(info.registered_model_version))
+
+
+def aliases_of(store: Store, name: str) -> dict[str, str]:
+    """Return the aliases of a registered model and the versions that they point at."""
+    return {alias: str(version) for alias, version in store.client.get_registered_model(name).aliases.items()}
+
+
+def set_version_tags(store: Store, version: "ModelVersion", tags: Mapping[str, str]) -> None:
+    """Write the tags of a version that differ."""
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            store.client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def is_copied(base: ModelSpec) -> bool:
+    """Whether a version holds a copy of its base model: a small folder."""
+    files = Path(base.path).rglob("*") if base.is_folder else []
+    return base.is_folder and sum(file.stat().st_size for file in files if file.is_file()) <= LARGEST_COPIED_BASE
+
+
+def _serving(model: ServedModel, copied: bool) -> dict[str, str | int]:
+    base = str(Path(model.base.path).absolute()) if model.base.is_folder else model.base.path
+    return {
+        "base": model.base.name if copied else base,
+        "revision": model.base.revision,
+        "max_sequence_length": model.drawing.max_sequence_length,
+        "sigma_mask": model.drawing.sigma_mask,
+    }
+
+
+def _signature(drawing: Drawing) -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        outputs=Schema([ColSpec(DataType.binary, "image")]),
+        params=ParamSchema(
+            [
+                ParamSpec("seed", DataType.long, 0),
+                ParamSpec("steps", DataType.long, drawing.num_inference_steps),
+                ParamSpec("guidance", DataType.double, drawing.guidance_scale),
+                ParamSpec("scale", DataType.double, drawing.lora_scale),
+                ParamSpec("height", DataType.long, drawing.height),
+                ParamSpec("width", DataType.long, drawing.width),
+            ]
+        ),
+    )

@@ -1,0 +1,212 @@
+"""Stage: train the adapter on cached latents and cached captions; the transformer is alone on the device.
+
+Killed at any moment and run again, it goes on from the last state and ends in the same bytes. Asked to stop (SIGTERM or
+SIGINT), it finishes the step, saves, and exits with 75.
+"""
+
+import dataclasses
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from tasks.cli import Preempted, run_stage
+from tasks.device import hold_device
+from tasks.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields
+from tasks.preview import draw_preview, guard, save_preview
+from tasks.progress import Progress
+from tasks.provenance import circumstances
+from tasks.resume import RunFolder
+from tasks.state import write_json
+from tasks.tracking.live import LiveRun
+from tasks.tracking.runs import training_points
+from tlora.activity import activity_lines, rank_activity, sampler_reach
+from tlora.base_model import ModelSpec, require_base
+from tlora.checkpoint import AdapterMetadata
+from tlora.data import INDEX, LatentCache, PromptCache
+from tlora.inject import inject_tlora_into_transformer
+from tlora.model import choose_device, load_scheduler, load_transformer
+from tlora.noise import MAX_TIMESTEP
+from tlora.sampling import set_timesteps
+from tlora.strength import relative_change
+from tlora.training import Training, image_tokens
+
+
+def train(
+    settings: TrainSettings, model: ModelSpec, *, prompts: Path, latents: Path, concept: Path, adapters: Path, report: Path
+) -> None:
+    """Train the adapter.
+
+    Args:
+        settings: Section `train`.
+        model: Section `model`.
+        prompts: Cached caption embeddings.
+        latents: Cached views of the training pictures.
+        concept: concept.yaml, for name and trigger word.
+        adapters: Output folder, a folder per checkpoint and `final`.
+        report: Output folder, the step log and what is not a function of the inputs.
+    """
+    require_base(model)
+    inputs = Inputs(prompts, latents, concept)
+    views, captions = LatentCache(latents), PromptCache(prompts)
+    captions.read(sorted({str(entry["caption"]) for entry in views.entries}))  # a missing one is said before a weight is loaded
+    metadata = describe_adapter(settings, model, inputs)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.training.loop.gradient_accumulation_steps,
+        cpu=choose_device(model).type == "cpu",
+    )
+    fields = fingerprint_fields(settings, model, inputs, metadata, accelerator.num_processes)
+    run = RunFolder(fields, settings.keep_states, writes=accelerator.is_main_process)
+    outputs = _Outputs(run, metadata, settings, adapters, report)
+    with hold_device(str(accelerator.device), "train"), _asked_to_stop() as stop:
+        training = _prepare(settings, model, accelerator)
+        _print_rank_activity(settings, model, views.shapes()[0])
+        run.resume(training)
+        run.publish(adapters, report)
+        with LiveRun(metadata, say=_say) as live:
+            watch = _Watch(training, model, settings, views, captions, live)
+            _train_to_the_end(training, views, captions, outputs, watch, stop)
+    outputs.finish(training)
+
+
+@dataclass
+class _Stop:
+    requested: bool = False
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Whoever looks on while training runs: MLflow, previews and the guard."""
+
+    training: Training
+    model: ModelSpec
+    settings: TrainSettings
+    views: LatentCache
+    captions: PromptCache
+    live: LiveRun
+
+    def look(self, line: dict[str, float], folder: Path) -> None:
+        """Send the step's numbers; at the steps that ask for it, draw a preview or check the adapter's effect."""
+        if not self.training.accelerator.is_main_process:
+            return
+        step, preview = int(line["step"]), self.settings.preview
+        self.live.log(training_points(line))
+        if step == preview.guard_step:
+            _say(guard(self.training.transformer, self.model, self._text(), self._size(), step, preview))
+        if preview.preview_every and step % preview.preview_every == 0:
+            picture, _ = draw_preview(self.training.transformer, self.model, self._text(), self._size(), preview)
+            _say(f"preview of step {step}: {save_preview(picture, folder, step)}")
+
+    def _text(self) -> tuple[Tensor, Tensor]:
+        return self.captions.read([str(self.views.entries[0]["caption"])])
+
+    def _size(self) -> tuple[int, int]:
+        height, width = self.views.shapes()[0]
+        factor = int(json.loads((self.views.folder / INDEX).read_text(encoding="utf-8"))["pixels_per_latent"])
+        return width * factor, height * factor
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What the stage writes, and when."""
+
+    run: RunFolder
+    metadata: AdapterMetadata
+    settings: TrainSettings
+    adapters: Path
+    report: Path
+
+    def keep(self, training: Training) -> None:
+        """Write what the step calls for; the checkpoint first: a state never stands for a checkpoint that is not there."""
+        step = training.step
+        checkpoint = step % self.settings.checkpointing_steps == 0
+        if checkpoint:
+            described = dataclasses.replace(self.metadata, step=step)
+            self.run.save_checkpoint(training, described, f"checkpoint-{step:06d}")
+        if checkpoint or step % self.settings.state_steps == 0 or step == self.settings.training.loop.max_train_steps:
+            self.run.save_state(training)
+        if checkpoint:
+            self.run.publish(self.adapters, self.report)
+
+    def finish(self, training: Training) -> None:
+        """Write the final adapter, the summary and the record of the run."""
+        if not training.accelerator.is_main_process:
+            return
+        self.run.save_checkpoint(training, dataclasses.replace(self.metadata, step=training.step), "final")
+        self.run.publish(self.adapters, self.report)
+        with training.weights_to_save() as transformer:
+            change = relative_change(transformer)
+        for kind, share in change.items():
+            _say(f"relative weight change of {kind}: {share:.4%}")
+        last = self.run.last_line()
+        write_json(self.report / "summary.json", {"steps": training.step, "last_loss": last["loss"], "relative_change": change})
+        write_json(self.report / "run.json", {"fingerprint": self.run.fingerprint, **circumstances()})
+        _say(f"{training.step} steps done, adapters in {self.adapters}")
+
+
+def _prepare(settings: TrainSettings, model: ModelSpec, accelerator: Accelerator) -> Training:
+    transformer = load_transformer(model).to(accelerator.device)
+    seed = settings.training.loop.seed
+    layers = inject_tlora_into_transformer(transformer, settings.target_modules, settings.training.adapter, seed=seed)
+    training = Training(transformer, settings.training, accelerator)
+    count = sum(p.numel() for p in training.parameters)
+    _say(f"{layers} layers, {count:,} trainable parameters, on {accelerator.device}")
+    return training
+
+
+def _print_rank_activity(settings: TrainSettings, model: ModelSpec, shape: tuple[int, int]) -> None:
+    if not settings.training.adapter.enable_rank_masking:
+        return
+    schedule, tokens = settings.training.adapter.schedule(MAX_TIMESTEP), image_tokens(shape)
+    timesteps = set_timesteps(load_scheduler(model), settings.preview.num_inference_steps, tokens)
+    activity = rank_activity(schedule, settings.training.noise, tokens)
+    for line in activity_lines(schedule, activity, sampler_reach(schedule, timesteps)):
+        _say(line)
+
+
+def _train_to_the_end(
+    training: Training, views: LatentCache, captions: PromptCache, outputs: _Outputs, watch: _Watch, stop: _Stop
+) -> None:
+    steps = training.settings.loop.max_train_steps
+    with Progress("train", steps, training.step) as progress:
+        for report in training.steps(views, views.shapes(), captions.read):
+            line = outputs.run.record(report)
+            progress.advance(f"loss {report.loss:.4f}")
+            outputs.keep(training)
+            watch.look(line, outputs.report / "previews")
+            if stop.requested:
+                outputs.run.save_state(training)
+                raise Preempted(f"asked to stop; the state of step {report.step} is saved, run it again to go on")
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[_Stop]:
+    """Turn the first SIGTERM or SIGINT into a flag that the loop looks at; a second one stops at once."""
+    stop = _Stop()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        stop.requested = True
+        signal.signal(signum, signal.SIG_DFL)
+        _say("asked to stop, finishing this step")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(line: str) -> None:
+    print(f"train: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    run_stage(train)

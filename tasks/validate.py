@@ -1,0 +1,140 @@
+"""Stage: decode every picture, find what would ruin an adapter, and write down what is trained on and what is held out.
+
+Whatever is wrong is a finding: all of them are printed and reported before the first error stops the pipeline. Nothing here
+imports torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.checks import (
+    ValidateSettings,
+    check_captions,
+    check_copies,
+    check_folder,
+    check_lengths,
+    check_pictures,
+    check_prompts,
+)
+from tasks.cli import run_stage
+from tasks.data_report import DataReport, render_report
+from tasks.findings import (
+    Finding,
+    count_severity,
+    findings_to_json,
+    findings_to_markdown,
+    findings_to_text,
+    sort_findings,
+    summarise,
+)
+from tasks.inspection import Inspection, inspect_pictures, inspection_cache, look_file, read_look
+from tasks.progress import show_progress
+from tasks.state import state_folder, write_json, write_text
+from tlora.base_model import ModelSpec
+from tlora.colour import Refused
+from tlora.concept import Concept, read_concept
+from tlora.errors import ModelError, PictureError
+from tlora.manifest import Manifest, PictureItem, build_manifest, manifest_to_json, split_items
+from tlora.pictures import list_pictures
+from tlora.tokens import load_tokenizers
+
+
+@dataclass(frozen=True)
+class _Split:
+    train: Manifest
+    held_out: Manifest
+
+
+def validate(settings: ValidateSettings, model: ModelSpec, *, data: Path, concept: Path, manifest: Path, report: Path) -> None:
+    """Check the pictures and captions, and write the manifests of what is trained on and what is held out.
+
+    Args:
+        settings: Section `validate`.
+        model: Section `model`, for its tokenizers.
+        data: Folder of pictures and captions; nothing is written there.
+        concept: concept.yaml.
+        manifest: Output folder: train.json and held_out.json, only if there is no error.
+        report: Output folder: findings.json, findings.md and report.html.
+
+    Raises:
+        PictureError: If there are errors.
+    """
+    for name in ("train.json", "held_out.json"):
+        (manifest / name).unlink(missing_ok=True)  # of an earlier run by hand; DVC removes them itself
+    described = read_concept(concept)
+    paths = list_pictures(data)
+    cache = inspection_cache(state_folder("cache", "validate"), settings.resolution)
+    inspections = list(show_progress(inspect_pictures(paths, settings.resolution, cache), len(paths), "validate"))
+    split, findings = _split(inspections, described)
+    held_out = {item.picture for item in split.held_out.items}
+    findings += [
+        *check_folder(data),
+        *check_pictures(inspections, settings),
+        *check_copies(inspections, held_out, settings.near_copy_bits),
+        *check_captions(inspections, described, held_out),
+        *check_prompts(described),
+        *_check_lengths(split, described, model, settings.max_sequence_length),
+    ]
+    findings = sort_findings(findings)
+    _write_reports(report, findings, DataReport(described, inspections, held_out), cache)
+    _say(findings, split, report)
+    _refuse_errors(findings, report)
+    write_json(manifest / "train.json", manifest_to_json(split.train))
+    write_json(manifest / "held_out.json", manifest_to_json(split.held_out))
+
+
+def _split(inspections: Sequence[Inspection], concept: Concept) -> tuple[_Split, list[Finding]]:
+    items = [
+        PictureItem(seen.picture, seen.sha256, seen.look.width, seen.look.height, seen.caption or "")
+        for seen in inspections
+        if not seen.look.refused
+    ]
+    try:
+        train, held_out = split_items(items, concept.held_out)
+    except Refused as refused:
+        finding = Finding("error", "split", "concept.yaml", refused.reason, refused.remedy)
+        return _Split(build_manifest(items), build_manifest([])), [finding]
+    return _Split(build_manifest(train), build_manifest(held_out)), []
+
+
+def _check_lengths(split: _Split, concept: Concept, model: ModelSpec, max_sequence_length: int) -> Iterator[Finding]:
+    try:
+        tokenizers = load_tokenizers(model, max_sequence_length)
+    except ModelError as error:
+        yield Finding("warning", "tokens_uncounted", "params.yaml", str(error), "captions that are too long are not noticed")
+        return
+    yield from check_lengths([*split.train.items, *split.held_out.items], concept, tokenizers)
+
+
+def _write_reports(folder: Path, findings: Sequence[Finding], report: DataReport, cache: Path) -> None:
+    def thumbnail(seen: Inspection) -> str:
+        look = read_look(look_file(cache, seen.sha256))
+        return look.thumbnail if look else ""
+
+    write_json(folder / "findings.json", findings_to_json(findings))
+    write_text(folder / "findings.md", findings_to_markdown(findings))
+    write_text(folder / "report.html", render_report(report, findings, thumbnail))
+
+
+def _say(findings: Sequence[Finding], split: _Split, report: Path) -> None:
+    if findings:
+        print(findings_to_text(findings))
+    train, held_out = len(split.train.items), len(split.held_out.items)
+    print(
+        f"validate: {train + held_out} pictures, {train} to train on and {held_out} held out: {summarise(findings)};"
+        f" see {report / 'report.html'}",
+        flush=True,
+    )
+
+
+def _refuse_errors(findings: Sequence[Finding], report: Path) -> None:
+    errors = count_severity(findings, "error")
+    if errors:
+        first = findings[0]
+        rest = f" (and {errors - 1} more errors, all in {report / 'findings.md'})" if errors > 1 else ""
+        raise PictureError(f"{first.file}: {first.reason}: {first.remedy}{rest}")
+
+
+if __name__ == "__main__":
+    run_stage(validate)

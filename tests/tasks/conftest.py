@@ -1,0 +1,41 @@
+"""A migrated MLflow store to copy (making one takes seconds), and a folder in which everything but `register` has run."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.finished_run import FinishedRun, lay_out
+from tests.tiny_flux import tiny_pipeline_folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a SQLite file that MLflow has migrated and nobody has used."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved tiny pipeline."""
+    return tiny_pipeline_folder(tmp_path_factory.mktemp("base") / "tiny-flux")
+
+
+@pytest.fixture
+def store_file(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a store of this test's own; it is the configured one, and the working folder is its folder."""
+    file = tmp_path / "mlflow.db"
+    shutil.copy(empty_store, file)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def finished_run(store_file: Path, tiny_base: Path) -> FinishedRun:
+    """Return a folder in which everything but `register` has run; the working folder is there."""
+    return lay_out(store_file.parent, tiny_base)

@@ -1,0 +1,291 @@
+"""The kinds of files that people have, well-formed and hostile: at least sixty, made here, none downloaded.
+
+Each specimen says which row of the table in docs/data.md it belongs to and what must happen to it.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms
+
+SIZE = (64, 48)
+CORNER = (200, 30, 40)  # upper left, so that orientation and colour can be told
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One file: its name, its row in docs/data.md, and `convert`, `warn` or `refuse`."""
+
+    file: str
+    kind: str
+    decision: str
+
+
+def sample(mode: str = "RGB") -> Image.Image:
+    """Return a picture of 64 x 48: a gradient with noise, its upper left quarter of one reddish colour."""
+    noise = np.random.default_rng(7).integers(0, 40, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+    gradient = np.linspace(40, 200, SIZE[0], dtype=np.uint8)[None, :, None]
+    pixels = noise + gradient
+    pixels[:24, :32] = CORNER
+    return Image.fromarray(pixels).convert(mode)
+
+
+def make_corpus(folder: Path) -> list[Specimen]:
+    """Write the corpus into a folder and return what must happen to each file."""
+    return [specimen for make in _MAKERS for specimen in make(folder)]
+
+
+def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
+    """Return a picture as a file's bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour_type: int, rows: bytes) -> bytes:
+    """Return a PNG written by hand, for what pillow does not write: 16-bit colour, bombs, lies."""
+    head = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def swapped_profile() -> bytes:
+    """Return an ICC profile in which red and green have changed places, so that applying it shows."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
+    entries = profile[red + 4 : red + 12], profile[green + 4 : green + 12]
+    swapped = bytearray(profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")))
+    swapped[red + 4 : red + 12], swapped[green + 4 : green + 12] = entries[1], entries[0]
+    return bytes(swapped)
+
+
+def _plain(folder: Path) -> list[Specimen]:
+    picture = sample()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return _write(
+        folder,
+        "plain",
+        "convert",
+        {
+            "plain.png": encode(picture, "PNG"),
+            "optimised.png": encode(picture, "PNG", optimize=True),
+            "plain.jpg": encode(picture, "JPEG", quality=95),
+            "progressive.jpeg": encode(picture, "JPEG", progressive=True, quality=95),
+            "camera.JPG": encode(picture, "JPEG", quality=95),
+            "old.jfif": encode(picture, "JPEG", quality=95),
+            "lossy.webp": encode(picture, "WEBP", quality=90),
+            "lossless.webp": encode(picture, "WEBP", lossless=True),
+            "plain.avif": encode(picture, "AVIF", quality=90),
+            "plain.bmp": encode(picture, "BMP"),
+            "plain.tif": encode(picture, "TIFF"),
+            "packed.tiff": encode(picture, "TIFF", compression="tiff_lzw"),
+            "srgb.png": encode(picture, "PNG", icc_profile=srgb),
+        },
+    )
+
+
+def _grey_and_palette(folder: Path) -> list[Specimen]:
+    grey = {
+        "grey.png": encode(sample("L"), "PNG"),
+        "grey.jpg": encode(sample("L"), "JPEG"),
+        "one_bit.png": encode(sample("1"), "PNG"),
+        "fax.tif": encode(sample("1"), "TIFF", compression="group4"),
+    }
+    palette = {
+        "palette.png": encode(sample("P"), "PNG"),
+        "palette.gif": encode(sample("P"), "GIF"),
+        "palette.bmp": encode(sample("P"), "BMP"),
+    }
+    return _write(folder, "grey", "convert", grey) + _write(folder, "palette", "convert", palette)
+
+
+def _orientation(folder: Path) -> list[Specimen]:
+    files = {}
+    for value in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        files[f"orientation_{value}.jpg"] = encode(sample(), "JPEG", exif=exif, quality=95)
+    exif[0x0112] = 6
+    files["orientation.png"] = encode(sample(), "PNG", exif=exif)
+    files["orientation.webp"] = encode(sample(), "WEBP", exif=exif, lossless=True)
+    files["orientation.tif"] = encode(sample(), "TIFF", exif=exif)
+    files["broken_exif.jpg"] = encode(sample(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    return _write(folder, "orientation", "convert", files)
+
+
+def _profiles(folder: Path) -> list[Specimen]:
+    swapped = swapped_profile()
+    applied = {
+        "profile.jpg": encode(sample(), "JPEG", icc_profile=swapped, quality=95),
+        "profile.png": encode(sample(), "PNG", icc_profile=swapped),
+        "profile_on_grey.png": encode(sample("L"), "PNG", icc_profile=swapped),
+    }
+    unusable = {
+        "profile_broken.png": encode(sample(), "PNG", icc_profile=b"not a profile"),
+        "profile_cut.jpg": encode(sample(), "JPEG", icc_profile=swapped[:200]),
+        "profile_of_other_space.jpg": encode(sample("CMYK"), "JPEG", icc_profile=swapped),
+    }
+    lab = {"lab.tif": encode(_lab(), "TIFF")}
+    return [
+        *_write(folder, "profile", "convert", applied),
+        *_write(folder, "unusable profile", "warn", unusable),
+        *_write(folder, "CMYK", "warn", {"cmyk.jpg": encode(sample("CMYK"), "JPEG"), "cmyk.tif": encode(sample("CMYK"), "TIFF")}),
+        *_write(folder, "Lab", "convert", lab),
+    ]
+
+
+def _alpha(folder: Path) -> list[Specimen]:
+    seen_through = sample("RGBA")
+    seen_through.putalpha(Image.linear_gradient("L").resize(SIZE))
+    opaque = {"opaque.png": encode(sample("RGBA"), "PNG"), "opaque_grey.png": encode(sample("LA"), "PNG")}
+    transparent = {
+        "alpha.png": encode(seen_through, "PNG"),
+        "alpha_grey.png": encode(seen_through.convert("LA"), "PNG"),
+        "alpha.webp": encode(seen_through, "WEBP", lossless=True),
+        "alpha.tif": encode(seen_through, "TIFF"),
+        "alpha_palette.png": encode(sample("P"), "PNG", transparency=sample("P").getpixel((0, 0))),
+        "alpha_key.png": encode(sample(), "PNG", transparency=CORNER),
+        "alpha_palette.gif": encode(sample("P"), "GIF", transparency=sample("P").getpixel((0, 0))),
+    }
+    return _write(folder, "opaque alpha", "convert", opaque) + _write(folder, "transparency", "warn", transparent)
+
+
+def _deep(folder: Path) -> list[Specimen]:
+    wide = np.repeat(np.linspace(0, 65535, 64, dtype=np.uint16)[None], 48, axis=0)
+    rows = b"".join(b"\0" + np.repeat(row[:, None], 3, 1).astype(">u2").tobytes() for row in wide)
+    sixteen = {
+        "deep_grey.png": encode(Image.fromarray(wide), "PNG"),
+        "deep_colour.png": png(64, 48, 16, 2, rows),
+        "deep_grey.tif": encode(Image.fromarray(wide), "TIFF"),
+    }
+    numbers = {
+        "floats.tif": encode(Image.fromarray(np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64)), "TIFF"),
+        "integers.tif": encode(Image.fromarray(np.arange(64 * 48, dtype=np.int32).reshape(48, 64)), "TIFF"),
+    }
+    return _write(folder, "16 bit", "convert", sixteen) + _write(folder, "32 bit", "refuse", numbers)
+
+
+def _frames(folder: Path) -> list[Specimen]:
+    first, second = sample(), sample().transpose(Image.Transpose.ROTATE_180)
+    several = {"save_all": True, "append_images": [second], "duration": 100}
+    moving = {
+        "animated.gif": encode(first.convert("P"), "GIF", **{**several, "append_images": [second.convert("P")]}),
+        "animated.webp": encode(first, "WEBP", **several, lossless=True),
+        "animated.png": encode(first, "PNG", **several),
+        "animated.apng": encode(first, "PNG", **several),
+        "animated.avif": encode(first, "AVIF", **several),
+        "pages.tif": encode(first, "TIFF", save_all=True, append_images=[second]),
+    }
+    phone = {"phone.jpg": encode(first, "MPO", save_all=True, append_images=[second])}
+    return _write(folder, "several frames", "warn", moving) + _write(folder, "phone with second image", "convert", phone)
+
+
+def _names(folder: Path) -> list[Specimen]:
+    picture = encode(sample(), "PNG")
+    names = (
+        "with space.png",
+        "mur de brique é.png",
+        "mur e\u0301.png",
+        "煉瓦.png",
+        "🧱.png",
+        "it's #1 & <b>.png",
+        "-dash.png",
+        "no.tes.png",
+    )
+    files = dict.fromkeys(names, picture)
+    other = {"really_png.jpg": picture, "really_jpeg.png": encode(sample(), "JPEG", quality=95)}
+    (folder / "outside").mkdir()
+    (folder / "outside" / "target.png").write_bytes(picture)
+    (folder / "link.png").symlink_to(Path("outside") / "target.png")
+    (folder / "broken_link.png").symlink_to("nowhere.png")
+    (folder / "circle.png").symlink_to("circle.png")
+    return [
+        *_write(folder, "odd name", "convert", files),
+        *_write(folder, "wrong suffix", "convert", other),
+        Specimen("link.png", "symbolic link", "convert"),
+        Specimen("broken_link.png", "broken link", "refuse"),
+        Specimen("circle.png", "broken link", "refuse"),
+    ]
+
+
+def _damaged(folder: Path) -> list[Specimen]:
+    whole = {kind: encode(sample(), kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF")}
+    half = {f"half.{kind.lower()}": data[: len(data) // 2] for kind, data in whole.items()}
+    half["half.gif"] = encode(sample("P"), "GIF")[:600]
+    wrong_sum = bytearray(whole["PNG"])
+    wrong_sum[60] ^= 0xFF
+    broken = {
+        "head_only.jpg": whole["JPEG"][:20],
+        "head_only.png": whole["PNG"][:8],
+        "wrong_checksum.png": bytes(wrong_sum),
+        "no_pixels.png": png(0, 0, 8, 2, b""),
+        "too_few_rows.png": png(64, 48, 8, 2, b"\0" * 100),
+        "noise.jpg": np.random.default_rng(1).bytes(2000),
+    }
+    appended = {"appended.jpg": whole["JPEG"] + b"after the end", "appended.png": whole["PNG"] + b"after the end"}
+    (folder / "folder.png").mkdir()
+    return [
+        *_write(folder, "empty", "refuse", {"empty.png": b"", "empty.jpg": b""}),
+        *_write(folder, "truncated", "refuse", half),
+        *_write(folder, "damaged", "refuse", broken),
+        *_write(folder, "bytes after the end", "convert", appended),
+        Specimen("folder.png", "not a file", "refuse"),
+    ]
+
+
+def _impostors(folder: Path) -> list[Specimen]:
+    bombs = {
+        "bomb.png": png(11_000, 11_000, 1, 0, bytes(1376) * 11_000),
+        "large_bomb.png": png(60_000, 60_000, 8, 2, b"\0"),
+        "bomb.gif": b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x80\0\0" + bytes(6) + b"," + bytes(9) + b"\x02\0;",
+    }
+    others = {
+        "text.png": b"this is not a picture\n",
+        "page.jpg": b"\n<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "pointer.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "document.jpg": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n",
+        "archive.png": b"PK\x03\x04" + bytes(60),
+        "layers.jpg": b"8BPS\0\1" + bytes(40),
+        "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+    }
+    heic = {"phone_heic.jpg": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)}
+    return [
+        *_write(folder, "decompression bomb", "refuse", bombs),
+        *_write(folder, "something else named as a picture", "refuse", others),
+        *_write(folder, "HEIC", "refuse", heic),
+    ]
+
+
+def _lab() -> Image.Image:
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.profileToProfile(sample(), srgb, lab, outputMode="LAB")
+    assert converted is not None
+    return converted
+
+
+def _write(folder: Path, kind: str, decision: str, files: dict[str, bytes]) -> list[Specimen]:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return [Specimen(name, kind, decision) for name in files]
+
+
+_MAKERS: tuple[Callable[[Path], list[Specimen]], ...] = (
+    _plain,
+    _grey_and_palette,
+    _orientation,
+    _profiles,
+    _alpha,
+    _deep,
+    _frames,
+    _names,
+    _damaged,
+    _impostors,
+)

@@ -1,0 +1,126 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.new import main, new
+from tasks.validate import validate
+from tests.tasks.test_validate import SETTINGS, texture
+from tlora.base_model import ModelSpec
+from tlora.concept import HeldOutShare, read_concept
+from tlora.errors import PictureError, SettingsError
+from tlora.manifest import read_manifest
+
+
+@pytest.fixture
+def bricks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a user's folder of five pictures, one with a caption; the working folder is another, empty one."""
+    source, work = tmp_path / "my bricks", tmp_path / "work"
+    source.mkdir()
+    work.mkdir()
+    for n in range(4):
+        texture(n).save(source / f"wall {n}.JPG", "JPEG")
+    texture(9).save(source / "e\u0301.png")
+    (source / "wall 0.txt").write_text("an old matbrk wall")
+    (source / "IMG_1.HEIC").touch()
+    monkeypatch.chdir(work)
+    return source
+
+
+def test_pictures_and_captions_are_copied_and_missing_captions_written(bricks: Path) -> None:
+    copied = new(bricks, "matbrk")
+    assert (copied.pictures, copied.captions_written, copied.left_behind) == (5, 4, ("IMG_1.HEIC",))
+    assert {path.name: path.read_text() for path in Path("data/images").glob("*.txt")} == {
+        "wall 0.txt": "an old matbrk wall",
+        "wall 1.txt": "a photo of matbrk\n",
+        "wall 2.txt": "a photo of matbrk\n",
+        "wall 3.txt": "a photo of matbrk\n",
+        "\u00e9.txt": "a photo of matbrk\n",
+    }
+    assert Path("data/images/wall 2.JPG").read_bytes() == (bricks / "wall 2.JPG").read_bytes()
+    assert "5 pictures" in Path("data/SOURCES.md").read_text()
+    assert not (bricks / "wall 1.txt").exists()
+
+
+def test_the_concept_has_prompts_with_the_trigger_and_a_held_out_part(bricks: Path) -> None:
+    new(bricks, "matbrk")
+    concept = read_concept(Path("concept.yaml"))
+    assert (concept.name, concept.trigger, concept.held_out) == ("matbrk", "matbrk", HeldOutShare(0.2, 0))
+    assert len(concept.prompts) == 6
+    assert all("matbrk" in prompt for prompt in concept.prompts)
+    new(bricks, "old brick", "wall-3", replace=True)
+    assert (read_concept(Path("concept.yaml")).name, read_concept(Path("concept.yaml")).trigger) == ("wall-3", "old brick")
+
+
+def test_what_it_writes_passes_validation(bricks: Path, tmp_path: Path) -> None:
+    new(bricks, "matbrk")
+    paths = {name: Path(name) for name in ("manifest", "report")}
+    validate(SETTINGS, ModelSpec(str(tmp_path / "no-model")), data=Path("data/images"), concept=Path("concept.yaml"), **paths)
+    assert len(read_manifest(Path("manifest/train.json")).items) == 4
+    assert len(read_manifest(Path("manifest/held_out.json")).items) == 1
+
+
+def test_pictures_that_are_there_make_way_only_when_told_and_are_kept(bricks: Path) -> None:
+    new(bricks, "matbrk")
+    Path("data/images/mine.txt").write_text("by hand")
+    with pytest.raises(PictureError, match="data/images: holds pictures already: to replace them add --replace"):
+        new(bricks, "zwx")
+    assert read_concept(Path("concept.yaml")).trigger == "matbrk"
+    new(bricks, "zwx", replace=True)
+    assert not Path("data/images/mine.txt").exists()
+    (kept,) = Path(".state/replaced").iterdir()
+    assert (kept / "images" / "mine.txt").read_text() == "by hand"
+    assert read_concept(kept / "concept.yaml").trigger == "matbrk"
+
+
+@pytest.mark.parametrize("trigger", ["", " matbrk", "true", "12", "a: b", "{x}", "a #b", "two\nlines", '"quoted"'])
+def test_a_trigger_that_yaml_would_misread_is_refused_before_anything_is_written(bricks: Path, trigger: str) -> None:
+    with pytest.raises(SettingsError, match=r"--trigger"):
+        new(bricks, trigger)
+    assert list(Path().iterdir()) == []
+
+
+def test_one_picture_a_broken_link_or_the_target_itself_are_refused(bricks: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    texture(1).save(tmp_path / "one" / "a.png")
+    with pytest.raises(PictureError, match="holds one picture, and 2 are needed"):
+        new(tmp_path / "one", "matbrk")
+    (tmp_path / "one" / "b.png").symlink_to("nowhere")
+    with pytest.raises(PictureError, match=r"b\.png: it is a broken link"):
+        new(tmp_path / "one", "matbrk")
+    assert not Path("data").exists()
+    new(bricks, "matbrk")
+    with pytest.raises(PictureError, match="this is where the pictures go"):
+        new(Path("data/images"), "matbrk", replace=True)
+
+
+def test_a_link_is_copied_as_the_picture_that_it_leads_to(bricks: Path) -> None:
+    (bricks / "link.jpg").symlink_to("wall 1.JPG")
+    new(bricks, "matbrk")
+    assert not Path("data/images/link.jpg").is_symlink()
+    assert Path("data/images/link.jpg").read_bytes() == (bricks / "wall 1.JPG").read_bytes()
+
+
+def test_a_wrong_folder_is_one_line_and_exit_2(bricks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", "nowhere", "--trigger", "matbrk"]) == 2
+    assert capsys.readouterr().err.startswith("new: error: nowhere: no such folder")
+
+
+@pytest.mark.slow
+def test_the_command_adds_the_data_to_dvc_and_says_what_to_do_next(bricks: Path) -> None:
+    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+        subprocess.run(command, check=True)
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); from tasks.new import main; sys.exit(main())"]
+    options = ["--data", str(bricks), "--trigger", "matbrk"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 captions were missing and read 'a photo of matbrk' now" in done.stdout
+    assert "dvc repro validate" in done.stdout
+    (out,) = yaml.safe_load(Path("data.dvc").read_text())["outs"]
+    assert (out["path"], out["nfiles"]) == ("data", 11)
+    status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(status.stdout) == {}
