@@ -1,0 +1,13 @@
+"""Prefect only: when, where and what happens on failure. Knows stage names, never tensors.
+
+Prefect reads its settings when it is imported, so the two that matter are given here, before any module of this package
+can import it: without a server of one's own, Prefect starts one, which takes a loaded machine longer than its 20 seconds.
+"""
+
+import os
+
+from tasks.telemetry import telemetry_off
+
+telemetry_off()
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "true")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -1,0 +1,103 @@
+"""`python -m flows.pipeline`: the stages of dvc.yaml as a Prefect flow, one task each.
+
+DVC decides what is stale and in which order; Prefect decides when, where and what happens on failure. So nothing is cached
+or persisted here, the order is never declared again, and a stage that DVC skipped is shown as skipped.
+"""
+
+import sys
+import time
+from typing import Any
+
+from prefect import State, flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Completed, Failed
+
+from flows import stages
+from flows.report import run_report
+from flows.stages import Outcome, StageRun
+from tlora.errors import TloraError
+
+SUCCESSES: tuple[Outcome, ...] = ("Completed", "Skipped", "Restored")
+PREEMPTIONS = 20  # a stage that goes on where it was makes progress; one that never does must end
+PREEMPTION_DELAY = 10  # seconds
+
+
+def was_preempted(stage: Any, task_run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a stage stopped in good order and is worth another try; a failure never is."""
+    return state.name == "Preempted"
+
+
+@task(
+    name="stage",
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=PREEMPTIONS,
+    retry_delay_seconds=PREEMPTION_DELAY,
+    retry_condition_fn=was_preempted,
+)
+def run_stage(stage: str) -> State[None]:
+    """Run one stage; its state bears the outcome's name and the stage's own reason."""
+    run = stages.run_stage(stage, get_run_logger().info)
+    if run.reason:
+        return Failed(name=run.outcome, message=run.reason)
+    return Completed(name=run.outcome, message=f"{run.seconds:.1f} s")
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(stage_timeout_seconds: float | None = None) -> State[None]:
+    """Bring every stage up to date, in DVC's order, and leave a report as an artifact.
+
+    Args:
+        stage_timeout_seconds: How long any one stage may take; no limit by default.
+    """
+    try:
+        order = stages.stage_order()
+    except TloraError as error:
+        return Failed(message=str(error))
+    runs: list[StageRun] = []
+    for stage in order:
+        started = time.monotonic()
+        state = run_stage.with_options(timeout_seconds=stage_timeout_seconds)(stage, return_state=True)
+        runs.append(_as_run(stage, state, time.monotonic() - started))
+        if not state.is_completed():
+            break
+    create_markdown_artifact(run_report(runs, order), key="pipeline", description="What ran, and what came of it")
+    return _verdict(runs)
+
+
+def _as_run(stage: str, state: State[Any], seconds: float) -> StageRun:
+    """Read a task's state back: Prefect has states of its own, such as TimedOut, and they are failures with a message."""
+    for outcome in SUCCESSES:
+        if state.name == outcome:
+            return StageRun(stage, outcome, "", seconds)
+    return StageRun(stage, "Failed", state.message or str(state.name), seconds)
+
+
+def _verdict(runs: list[StageRun]) -> State[None]:
+    if runs and runs[-1].reason:
+        return Failed(message=f"{runs[-1].stage}: {runs[-1].reason}")
+    fresh = [run.stage for run in runs if run.outcome == "Completed" and not run.stage.endswith(".dvc")]
+    return Completed(message=f"ran {', '.join(fresh)}" if fresh else "everything was up to date")
+
+
+def main() -> None:
+    """Run the pipeline once and exit, non-zero with one line where it failed."""
+    try:
+        state = pipeline(return_state=True)
+    except KeyboardInterrupt:  # on SIGTERM Prefect lets the stage be stopped too, then dies of the signal itself
+        print("pipeline: stopped", file=sys.stderr)
+        sys.exit(130)
+    except RuntimeError as error:  # no server: the body's own troubles come back as a state
+        print(f"pipeline: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    if not state.is_completed():
+        print(f"pipeline: error: {state.message}", file=sys.stderr)
+        sys.exit(1)
+    print(f"pipeline: {state.message}")
+
+
+if __name__ == "__main__":
+    main()

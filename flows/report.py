@@ -1,0 +1,61 @@
+"""The page that a flow leaves behind: what ran, what was measured, with which settings."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.stages import StageRun
+from tasks.cli import read_params
+from tlora.errors import SettingsError
+
+METRICS = Path("metrics/evaluate.json")
+PARAMS = Path("params.yaml")
+SECTIONS = ("model", "train")  # what an adapter is made of; the rest of params.yaml is a click away
+
+
+def run_report(runs: list[StageRun], order: list[str]) -> str:
+    """Return the markdown report of a run.
+
+    Args:
+        runs: The stages that were reached, in order.
+        order: Every stage there is.
+    """
+    rows: list[tuple[str, ...]] = [(run.stage, run.outcome, f"{run.seconds:.1f}", run.reason) for run in runs]
+    rows += [(stage, "not reached", "", "") for stage in order[len(runs) :]]
+    parts = ["# Pipeline", _table(("stage", "state", "seconds", "reason"), rows)]
+    if METRICS.exists() and any(run.stage == "evaluate" and not run.reason for run in runs):
+        parts += metrics_report(json.loads(METRICS.read_text(encoding="utf-8")))
+    parts += _params_report()
+    return "\n\n".join(parts) + "\n"
+
+
+def metrics_report(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the recommended checkpoint and a table with a row per checkpoint, for the content of metrics/evaluate.json."""
+    checkpoints: Mapping[str, Mapping[str, Any]] = metrics["checkpoints"]
+    names = list(dict.fromkeys(name for values in checkpoints.values() for name in values))
+    rows = [(checkpoint, *(_cell(values.get(name, "")) for name in names)) for checkpoint, values in checkpoints.items()]
+    recommended = metrics["recommended"] or "none"
+    return ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}", _table(("checkpoint", *names), rows)]
+
+
+def _params_report() -> list[str]:
+    try:
+        params = read_params(PARAMS)
+    except SettingsError as error:
+        return ["## Settings", str(error)]
+    chosen = {name: params[name] for name in SECTIONS if isinstance(params.get(name), Mapping)}
+    rows = [(f"{section}.{key}", str(value)) for section, values in chosen.items() for key, value in values.items()]
+    return ["## Settings", _table(("setting", "value"), rows)] if rows else []
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,161 @@
+"""The thin adapter to DVC: ask for the order of its stages, run one as a child process that is ours.
+
+Only the command line is used. DVC never forwards a signal to the stage that it runs, so dvc and stage get a process group
+of their own, and whoever stops waiting for the group stops the group.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Literal
+
+from tasks.cli import PREEMPTED
+from tasks.state import state_folder
+from tlora.errors import SettingsError
+
+Outcome = Literal["Completed", "Skipped", "Restored", "Preempted", "Failed"]
+
+GRACE_SECONDS = 25.0  # for a stage to save what it needs; Prefect kills a cancelled flow after 30
+
+_NODE = re.compile(r'^"(?P<node>[^"]+)";$', re.MULTILINE)
+_EDGE = re.compile(r'^"(?P<first>[^"]+)" -> "(?P<then>[^"]+)";$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What became of a stage.
+
+    Args:
+        stage: A stage of dvc.yaml, or a `.dvc` file.
+        outcome: `Skipped` where nothing had changed, `Restored` where DVC had kept the outputs of an equal run, `Preempted`
+            where the stage stopped in good order and goes on when it is run again.
+        reason: Why it did not complete, in a line; empty if it did.
+        seconds: Wall time.
+    """
+
+    stage: str
+    outcome: Outcome
+    reason: str
+    seconds: float
+
+
+def stage_order() -> list[str]:
+    """Return every node of DVC's graph, each after those that it depends on, the `.dvc` files first.
+
+    `.dvc` files only re-hash what they track, but a stage that is run by itself never looks at them.
+
+    Raises:
+        SettingsError: If DVC cannot read its files; in DVC's words.
+    """
+    answer = subprocess.run(_dvc("dag", "--dot"), capture_output=True, text=True, check=False, env=_environment())
+    if answer.returncode != 0:
+        opening = " ".join([line for line in answer.stderr.splitlines() if line][:2])  # what is wrong, and where
+        raise SettingsError(f"{Path.cwd()}: {_dvc_error(answer.stderr) or opening}")
+    return order_graph(answer.stdout)
+
+
+def order_graph(dot: str) -> list[str]:
+    """Return the nodes of a graph in Graphviz's language in the order in which they can run."""
+    before: dict[str, set[str]] = {node: set() for node in sorted(_NODE.findall(dot))}
+    for first, then in _EDGE.findall(dot):
+        before.setdefault(first, set())
+        before.setdefault(then, set()).add(first)
+    order = TopologicalSorter(before).static_order()
+    return sorted(order, key=lambda node: not node.endswith(".dvc"))  # stable: the order among the others is kept
+
+
+def run_stage(stage: str, log: Callable[[str], None], *, grace_seconds: float = GRACE_SECONDS) -> StageRun:
+    """Let DVC bring one stage up to date, and say what became of it.
+
+    Whatever interrupts this call (a cancelled flow, a timeout, the keyboard) stops the stage too: TERM, wait, KILL.
+
+    Args:
+        stage: A node of `stage_order`.
+        log: Called with each line that DVC and the stage print.
+        grace_seconds: How long a stage that was asked to stop may take to save its work.
+    """
+    started = time.time()
+    process = subprocess.Popen(
+        _dvc("--wait-for-lock", "repro", "--single-item", stage),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=_environment(),
+        start_new_session=True,
+    )
+    lines: list[str] = []
+    finished = False
+    with process:  # closes the pipe and reaps dvc
+        try:
+            _follow(process, lines, log)
+            finished = True
+        finally:
+            if not finished:
+                _stop(process, lines, log, grace_seconds)
+    outcome, reason = _judge(stage, process.returncode, lines, started)
+    return StageRun(stage, outcome, reason, time.time() - started)
+
+
+def _follow(process: "subprocess.Popen[str]", lines: list[str], log: Callable[[str], None]) -> None:
+    assert process.stdout is not None  # it is a pipe
+    for line in process.stdout:
+        if text := line.rstrip():
+            lines.append(text)
+            log(text)
+
+
+def _stop(process: "subprocess.Popen[str]", lines: list[str], log: Callable[[str], None], grace_seconds: float) -> None:
+    """Ask the group to stop, pass on its last words, and kill what is left of it."""
+    os.killpg(process.pid, signal.SIGTERM)
+    killer = threading.Timer(grace_seconds, os.killpg, (process.pid, signal.SIGKILL))
+    killer.start()
+    try:
+        _follow(process, lines, log)  # until the last of the group has closed its output
+    finally:
+        killer.cancel()
+        os.killpg(process.pid, signal.SIGKILL)  # cannot meet a stranger: the leader is not reaped yet
+
+
+def _judge(stage: str, code: int, lines: list[str], started: float) -> tuple[Outcome, str]:
+    if code == 0 and not {f"Stage '{stage}' didn't change, skipping", f"'{stage}' didn't change, skipping"}.isdisjoint(lines):
+        return "Skipped", ""
+    if code == 0:
+        restored = f"Stage '{stage}' is cached - skipping run, checking out outputs" in lines
+        return ("Restored" if restored else "Completed"), ""
+    left = _last_exit(stage, started)
+    reason = left.get("reason") or _dvc_error("\n".join(lines)) or f"dvc ended with exit code {code}"
+    return ("Preempted" if left.get("code") == PREEMPTED else "Failed"), str(reason)
+
+
+def _last_exit(stage: str, started: float) -> dict[str, object]:
+    """Return what the stage left behind when it failed; DVC's own exit code is 255 for every reason."""
+    path = state_folder() / "last_exit.json"
+    if not path.exists() or path.stat().st_mtime < started:
+        return {}
+    left: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return left if left.get("stage") == stage and left.get("code") else {}
+
+
+def _dvc_error(output: str) -> str:
+    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
+    return errors[-1] if errors else ""
+
+
+def _dvc(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """Let the `python` in a stage's command be this one, and let its lines come when they are printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,98 @@
+"""dvc.yaml is the only graph: what else knows of stages must agree with it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import yaml
+
+from flows.stages import stage_order
+
+ROOT = Path(__file__).parents[1]
+SHARED_SECTIONS = {"model", "promote", "retrain"}  # sections of params.yaml that belong to no stage
+
+
+def stages() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def test_every_stage_runs_the_module_of_its_name():
+    assert {name: f"python -m tasks.{name} " in " ".join(stage["cmd"].split()) + " " for name, stage in stages().items()} == (
+        dict.fromkeys(stages(), True)
+    )
+
+
+def test_every_command_of_tasks_is_a_stage():
+    commands = {path.stem for path in (ROOT / "tasks").glob("*.py") if "    run_stage(" in path.read_text()}
+    assert commands == set(stages())
+
+
+@pytest.mark.parametrize("params", ["params.yaml", "params/pocket.yaml", "params/flux1-dev.yaml"])
+def test_params_have_a_section_for_every_stage(params: str):
+    sections = set(yaml.safe_load((ROOT / params).read_text()))
+    assert sections - SHARED_SECTIONS == set(stages())
+
+
+@pytest.mark.slow
+def test_the_flow_runs_every_stage_after_what_it_depends_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    order = stage_order()
+    assert {node for node in order if not node.endswith(".dvc")} == set(stages())
+    assert [node.endswith(".dvc") for node in order] == sorted((node.endswith(".dvc") for node in order), reverse=True)
+    for name, stage in stages().items():
+        for maker in makers_of(stage["deps"]):
+            assert order.index(maker) < order.index(name), f"{maker} must come before {name}"
+
+
+def makers_of(deps: list[str]) -> list[str]:
+    """Return the stages with an output that is, holds, or lies in one of these paths."""
+    outs = {Path(out): name for name, stage in stages().items() for out in outs_of(stage)}
+    return [name for out, name in outs.items() if any(lies_in(Path(dep), out) or lies_in(out, Path(dep)) for dep in deps)]
+
+
+def outs_of(stage: dict[str, Any]) -> list[str]:
+    listed = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
+    return [next(iter(out)) if isinstance(out, dict) else out for out in listed]
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    return path == folder or folder in path.parents
+
+
+@pytest.mark.parametrize("stage", ["validate", "cache_prompts", "cache_latents", "train", "evaluate", "register"])
+def test_deps_name_exactly_the_modules_that_a_stage_imports(stage: str):
+    graph = grimp.build_graph("tasks", "tlora", cache_dir=None, exclude_type_checking_imports=True)
+    imported = {f"tasks.{stage}", *graph.find_upstream_modules(f"tasks.{stage}")}
+    files = {str(file_of(module)) for module in imported} - EMPTY_PACKAGES
+    named = {str(file) for dep in stages()[stage]["deps"] for file in code_in(dep)} - EMPTY_PACKAGES
+    assert sorted(named) == sorted(files)
+
+
+def file_of(module: str) -> Path:
+    path = Path(*module.split("."))
+    return path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
+
+
+def code_in(dep: str) -> list[Path]:
+    if dep.endswith(".py"):
+        return [Path(dep)]
+    return [path.relative_to(ROOT) for path in (ROOT / dep).rglob("*.py")] if dep.startswith(("tasks", "tlora")) else []
+
+
+EMPTY_PACKAGES = {"tasks/__init__.py", "tasks/tracking/__init__.py", "tlora/__init__.py"}
+
+
+@pytest.mark.parametrize("package", sorted(EMPTY_PACKAGES))
+def test_packages_hold_no_code_so_that_no_stage_depends_on_them(package: str):
+    assert len(ast.parse((ROOT / package).read_text()).body) == 1  # the docstring
+
+
+@pytest.mark.slow
+def test_nothing_that_dvc_repro_runs_imports_prefect():
+    modules = ["dvc.cli", "dvc.commands.repro", *(f"tasks.{name}" for name in stages())]
+    check = f"import sys, {', '.join(modules)}; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
