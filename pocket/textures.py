@@ -8,11 +8,12 @@ lost in the VAE and the transformer never learns them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 Texture = Callable[[Field, Field], Field]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -80,7 +81,7 @@ def smooth_noise(u: Field, v: Field, seed: int) -> Field:
     return upper * (1 - fv) + lower * fv
 
 
-def _mix(a: Field, b: Field, weight: Field) -> Field:
+def _mix(a: Field, b: Field, weight: Field | NDArray[np.bool_]) -> Field:
     return a + (b - a) * weight[..., None].astype(np.float32)
 
 

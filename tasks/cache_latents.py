@@ -14,7 +14,7 @@ from tasks.cli import run_stage
 from tasks.device import hold_device
 from tasks.progress import Progress
 from tasks.state import state_folder
-from tlora.base import ModelSpec, base_digest, require_base
+from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.data import View, ViewSettings, content_key, take_view, to_pixels, views_of, write_item
 from tlora.latents import PATCH
 from tlora.manifest import Manifest, PictureItem, read_manifest

@@ -20,6 +20,7 @@ from tlora.quality import near_copies
 from tlora.tokens import CaptionTokenizer, count_tokens, truncate_caption
 
 _BLUR_OUTLIER = 0.1  # of the median: a photograph in focus stays well above a tenth of its fellows'
+_BLANK_CONTRAST = 1.0  # grey levels
 _ENOUGH_FOR_MEDIAN = 5
 
 
@@ -65,10 +66,10 @@ def check_pictures(inspections: Sequence[Inspection], settings: ValidateSettings
         for note in seen.look.notes:
             yield Finding("warning", note.kind, seen.picture, note.reason, note.remedy)
         yield from _check_size(seen, settings)
-        if seen.look.sharpness == 0:
+        if seen.look.contrast < _BLANK_CONTRAST:
             yield Finding("warning", "blank", seen.picture, "it shows nothing but one shade", "remove it")
-        elif seen.look.sharpness < limit:
-            reason = f"it is blurred at the training size (sharpness {seen.look.sharpness:.3f}, expected {limit:.3f} or more)"
+        elif 0 < seen.look.sharpness < limit:
+            reason = f"its middle is blurred at the training size (sharpness {seen.look.sharpness:.3f}, expected {limit:.3f} or more)"
             yield Finding("warning", "blurred", seen.picture, reason, "take it again, or remove it: blur is learnt like all else")
 
 
@@ -106,7 +107,7 @@ def check_copies(inspections: Sequence[Inspection], held_out: set[str], most_bit
         twin = first.setdefault(seen.sha256, seen)
         if twin is not seen:
             yield _copy_finding(seen.picture, twin.picture, held_out, "exact_copy", "is the same file as")
-    distinct = [seen for seen in first.values() if seen.look.sharpness > 0]
+    distinct = [seen for seen in first.values() if seen.look.contrast >= _BLANK_CONTRAST]
     for i, j, bits in near_copies([seen.look.perceptual_hash for seen in distinct], most_bits):
         words = f"looks like ({bits} of 64 bits differ)"
         yield _copy_finding(distinct[i].picture, distinct[j].picture, held_out, "near_copy", words)

@@ -4,16 +4,14 @@ The pipeline is loaded once and embeddings come from the cache; checkpoints are 
 Outputs are grids for people, metrics for DVC, and every picture's scores for whoever doubts a mean.
 """
 
-import json
+import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -21,31 +19,21 @@ from tasks.cli import run_stage
 from tasks.device import hold_device
 from tasks.evaluation_report import write_curves, write_grids
 from tasks.progress import Progress
+from tasks.scoring import BASE, References, Scores, plain, score_pictures, summarise
 from tasks.state import write_json
-from tlora.base_model import ModelSpec, require_base
+from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.checkpoint import WEIGHTS_FILE, attach_adapter, load_tlora_weights, read_metadata
 from tlora.concept import read_concept
 from tlora.data import PromptCache
 from tlora.errors import CheckpointError
 from tlora.inject import adapter_layers
 from tlora.manifest import read_manifest
-from tlora.metrics import (
-    Interval,
-    bootstrap_interval,
-    concept_similarity,
-    embed_pictures,
-    embed_texts,
-    load_evaluator,
-    nearest_similarity,
-    prompt_similarity,
-    seed_diversity,
-)
+from tlora.metrics import embed_pictures, embed_texts, load_evaluator
 from tlora.model import choose_device, load_scheduler, load_transformer, load_vae
 from tlora.pictures import decode_picture
 from tlora.sampling import Painter, SampleSettings, draw_pictures
-from tlora.selection import Candidate, SelectionSettings, objection, recommend
+from tlora.selection import SelectionSettings
 
-BASE = "base"
 FINAL = "final"
 
 
@@ -76,26 +64,6 @@ class EvaluateSettings:
             raise ValueError(f"seeds must be at least 2 (diversity compares them), got {self.seeds}")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-
-
-@dataclass(frozen=True)
-class References:
-    """Embeddings that pictures are compared with."""
-
-    train: Tensor
-    held_out: Tensor
-    texts: Tensor
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one set of pictures, each (prompts, seeds), and the diversity of each prompt."""
-
-    similarity_train: NDArray[np.float64]
-    similarity_held_out: NDArray[np.float64]
-    prompt: NDArray[np.float64]
-    nearest: NDArray[np.float64]
-    diversity: NDArray[np.float64]
 
 
 def evaluate(
@@ -139,16 +107,18 @@ def evaluate(
     )
     pictures: dict[str, list[list[Image.Image]]] = {}
     scores: dict[str, Scores] = {}
+    embeddings = PromptCache(prompts).read(wanted)
     with hold_device(str(choose_device(model)), "evaluate"):
-        for name, drawn in _draw_all(settings, model, checkpoints, PromptCache(prompts).read(wanted)):
+        for name, drawn in _draw_all(settings, model, checkpoints, embeddings):
             pictures[name] = drawn
             embedded = embed_pictures(evaluator, [picture for row in drawn for picture in row])
-            scores[name] = _score(embedded, references, len(wanted))
+            scores[name] = score_pictures(embedded, references, len(wanted))
     steps = {name: read_metadata(folder / WEIGHTS_FILE).step for name, folder in checkpoints.items()}
-    result = _summarise(scores, steps, settings.selection)
+    result = summarise(scores, steps, settings.selection)
     write_grids(grids, pictures, wanted)
     write_curves(report, result["checkpoints"], {BASE: 0, **steps})
-    write_json(report / "scores.json", {name: _plain(s) for name, s in scores.items()})
+    write_json(report / "setup.json", _setup(settings, wanted, embeddings[0].shape[1]))
+    write_json(report / "scores.json", {name: plain(s) for name, s in scores.items()})
     write_json(metrics, result)
     print(f"evaluate: {result['reason']}", flush=True)
     print(
@@ -207,49 +177,15 @@ def _draw(
     return [drawn[i : i + settings.seeds] for i in range(0, len(drawn), settings.seeds)]
 
 
-def _score(embedded: Tensor, references: References, prompts: int) -> Scores:
-    table = embedded.reshape(prompts, -1, embedded.shape[-1])
-    texts = references.texts[:, None, :].expand_as(table).reshape(embedded.shape)
-
-    def cells(values: Tensor) -> NDArray[np.float64]:
-        return values.reshape(prompts, -1).double().numpy()
-
-    return Scores(
-        similarity_train=cells(concept_similarity(embedded, references.train)),
-        similarity_held_out=cells(concept_similarity(embedded, references.held_out)),
-        prompt=cells(prompt_similarity(embedded, texts)),
-        nearest=cells(nearest_similarity(embedded, references.train)),
-        diversity=np.array([seed_diversity(row) for row in table]),
-    )
-
-
-def _summarise(scores: Mapping[str, Scores], steps: Mapping[str, int], rule: SelectionSettings) -> dict[str, Any]:
-    base = scores[BASE]
-    entries: dict[str, dict[str, Any]] = {}
-    candidates = {}
-    for name, own in scores.items():
-        gain = bootstrap_interval(own.similarity_held_out - base.similarity_held_out)
-        following = bootstrap_interval(own.prompt - base.prompt)
-        ratio = float(own.diversity.mean() / base.diversity.mean()) if base.diversity.mean() else 0.0
-        entries[name] = {
-            "step": steps.get(name, 0),
-            "similarity_train": _plain(bootstrap_interval(own.similarity_train)),
-            "similarity_held_out": _plain(bootstrap_interval(own.similarity_held_out)),
-            "similarity_gain": _plain(gain),
-            "prompt_following": _plain(following),
-            "nearest_training_picture": _plain(bootstrap_interval(own.nearest)),
-            "diversity": float(own.diversity.mean()),
-            "diversity_ratio": ratio,
-        }
-        if name != BASE:
-            candidates[name] = Candidate(steps[name], gain, following, ratio)
-            entries[name]["objection"] = objection(candidates[name], rule)
-    chosen = recommend(candidates, rule)
-    return {"recommended": chosen.checkpoint, "reason": chosen.reason, "checkpoints": entries}
-
-
-def _plain(value: Interval | Scores) -> dict[str, object]:
-    return json.loads(json.dumps(value.__dict__, default=lambda array: array.tolist()))
+def _setup(settings: EvaluateSettings, prompts: Sequence[str], text_length: int) -> dict[str, Any]:
+    """Return how the pictures were drawn and measured: what must be equal before two evaluations are compared."""
+    return {
+        "drawing": {**dataclasses.asdict(settings.sample), "max_sequence_length": text_length},
+        "prompts": list(prompts),
+        "seeds": list(range(settings.first_seed, settings.first_seed + settings.seeds)),
+        "evaluator": settings.evaluator,
+        "evaluator_revision": settings.evaluator_revision or base_digest(ModelSpec(settings.evaluator)),
+    }
 
 
 if __name__ == "__main__":

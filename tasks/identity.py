@@ -13,7 +13,7 @@ from tlora.checkpoint import AdapterMetadata
 from tlora.concept import read_concept
 from tlora.data import INDEX
 from tlora.noise import MAX_TIMESTEP
-from tlora.training import TrainingSettings
+from tlora.training_settings import TrainingSettings
 
 SHAPES_NOTHING = ("preview", "state_steps", "keep_states")
 
@@ -76,7 +76,7 @@ def describe_adapter(settings: TrainSettings, model: ModelSpec, inputs: Inputs) 
         base=model.path,
         base_revision=model.revision or base_digest(model),
         data_digest=index["data_digest"],
-        params_digest=digest_of(_params(settings, model)),
+        params_digest=digest_of([shaping_params(settings, model), _index_digest(inputs.latents), _index_digest(inputs.prompts)]),
         code_digest=code_digest(),
         concept=concept.name,
         trigger=concept.trigger,
@@ -88,17 +88,23 @@ def fingerprint_fields(
 ) -> dict[str, Any]:
     """Return everything that the result is a function of, by name, so that a difference can be named."""
     return {
-        "params": _params(settings, model),
+        "params": shaping_params(settings, model),
         "base_revision": metadata.base_revision,
         "data": metadata.data_digest,
         "code": metadata.code_digest,
-        "views": digest_of((inputs.latents / INDEX).read_text(encoding="utf-8")),
-        "captions": digest_of((inputs.prompts / INDEX).read_text(encoding="utf-8")),
+        "views": _index_digest(inputs.latents),
+        "captions": _index_digest(inputs.prompts),
         "concept": [metadata.concept, metadata.trigger],
         "processes": processes,
     }
 
 
-def _params(settings: TrainSettings, model: ModelSpec) -> dict[str, Any]:
+def shaping_params(settings: TrainSettings, model: ModelSpec) -> dict[str, Any]:
+    """Return the settings that the result is a function of."""
     plain = dataclasses.asdict(settings)
     return {"train": {k: v for k, v in plain.items() if k not in SHAPES_NOTHING}, "model": dataclasses.asdict(model)}
+
+
+def _index_digest(cache: Path) -> str:
+    """Return the digest of what a cache holds, by content key and so by how it was encoded, not of its bytes."""
+    return digest_of((cache / INDEX).read_text(encoding="utf-8"))

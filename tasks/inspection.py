@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import tlora.quality
 from tlora.colour import Note, Refused
 from tlora.errors import PictureError
 from tlora.pictures import caption_path, decode_bytes, decode_caption, picture_digest, read_picture
-from tlora.quality import perceptual_hash, sharpness, shrink
+from tlora.quality import contrast, middle, overview, perceptual_hash, sharpness
 
 THUMBNAIL_SIDE = 112
 _FEW = 16  # pictures that are not worth starting processes for
@@ -39,6 +39,7 @@ class Look:
 
     width: int
     height: int
+    contrast: float
     sharpness: float
     perceptual_hash: int
     notes: tuple[Note, ...]
@@ -126,13 +127,14 @@ def _look_at(data: bytes, resolution: int) -> Look:
         decoded = decode_bytes(data)
     except Refused as refused:
         return _refuse(refused)
-    small = shrink(decoded.picture, resolution)
+    small = overview(decoded.picture)
     width, height = decoded.picture.size
-    return Look(width, height, sharpness(small), perceptual_hash(small), decoded.notes, None, _thumbnail(small))
+    sharp = sharpness(middle(decoded.picture, resolution))
+    return Look(width, height, contrast(small), sharp, perceptual_hash(small), decoded.notes, None, _thumbnail(small))
 
 
 def _refuse(refused: Refused) -> Look:
-    return Look(0, 0, 0.0, 0, (), Note("unreadable", refused.reason, refused.remedy), "")
+    return Look(0, 0, 0.0, 0.0, 0, (), Note("unreadable", refused.reason, refused.remedy), "")
 
 
 def _read_caption(path: Path) -> tuple[str | None, Note | None]:
@@ -145,14 +147,14 @@ def _read_caption(path: Path) -> tuple[str | None, Note | None]:
 
 def _thumbnail(picture: Image.Image) -> str:
     small = picture.copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=75)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _without_thumbnail(look: Look) -> Look:
-    return Look(look.width, look.height, look.sharpness, look.perceptual_hash, look.notes, look.refused, "")
+    return replace(look, thumbnail="")
 
 
 def _write_look(file: Path, look: Look) -> None:

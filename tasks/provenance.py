@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FIRST_PARTY = ("tasks", "tlora")
+CANNOT_CHANGE_RESULTS = "tasks.tracking"
 
 
 def digest_of(value: Any) -> str:
@@ -20,11 +21,16 @@ def digest_of(value: Any) -> str:
 
 
 def code_digest() -> str:
-    """Return the hash of the first-party modules loaded by now and of the versions of torch and diffusers."""
+    """Return the hash of the first-party modules loaded by now and of the versions of torch and diffusers.
+
+    Tracking is left out: what is shown of a run cannot change what it learns.
+    """
     files = {}
     for name, module in sys.modules.items():
-        own_name = module.__spec__.name if getattr(module, "__spec__", None) else name  # `python -m` runs it as __main__
-        if own_name.split(".")[0] in FIRST_PARTY and getattr(module, "__file__", None):
+        spec = getattr(module, "__spec__", None)
+        own_name = spec.name if spec else name  # `python -m` runs a stage under the name of __main__
+        first_party = own_name.split(".")[0] in FIRST_PARTY and not own_name.startswith(CANNOT_CHANGE_RESULTS)
+        if first_party and module.__file__:
             files[own_name] = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
     return digest_of({"files": files, "torch": version("torch"), "diffusers": version("diffusers")})
 

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from tasks.cli import Preempted, run_stage
 from tasks.device import hold_device
-from tasks.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields
+from tasks.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields, shaping_params
 from tasks.preview import draw_preview, guard, save_preview
 from tasks.progress import Progress
 from tasks.provenance import circumstances
@@ -64,7 +65,8 @@ def train(
     )
     fields = fingerprint_fields(settings, model, inputs, metadata, accelerator.num_processes)
     run = RunFolder(fields, settings.keep_states, writes=accelerator.is_main_process)
-    outputs = _Outputs(run, metadata, settings, adapters, report)
+    record = {"fingerprint": run.fingerprint, "params": shaping_params(settings, model), **circumstances()}
+    outputs = _Outputs(run, metadata, settings, record, adapters, report)
     with hold_device(str(accelerator.device), "train"), _asked_to_stop() as stop:
         training = _prepare(settings, model, accelerator)
         _print_rank_activity(settings, model, views.shapes()[0])
@@ -120,6 +122,7 @@ class _Outputs:
     run: RunFolder
     metadata: AdapterMetadata
     settings: TrainSettings
+    record: dict[str, Any]
     adapters: Path
     report: Path
 
@@ -147,7 +150,7 @@ class _Outputs:
             _say(f"relative weight change of {kind}: {share:.4%}")
         last = self.run.last_line()
         write_json(self.report / "summary.json", {"steps": training.step, "last_loss": last["loss"], "relative_change": change})
-        write_json(self.report / "run.json", {"fingerprint": self.run.fingerprint, **circumstances()})
+        write_json(self.report / "run.json", self.record)
         _say(f"{training.step} steps done, adapters in {self.adapters}")
 
 

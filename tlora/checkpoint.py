@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from tlora.adapter import TLoRAConfig
-from tlora.errors import CheckpointError, SettingsError, TloraError
+from tlora.errors import CheckpointError, SettingsError
 from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer
 from tlora.settings import parse_settings
 

@@ -38,7 +38,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]:
     """Convert a loaded picture of any mode to 8-bit sRGB on white.
 
     Returns:
-        The picture in mode RGB, and a note for each thing that was lost.
+        The picture in mode RGB (the very one given, if nothing had to change), and a note for each thing that was lost.
 
     Raises:
         Refused: If the samples have no agreed range (32-bit integers or floats).
@@ -102,7 +102,7 @@ def _without_profile(image: Image.Image, trouble: str = "") -> tuple[Image.Image
         converted = ImageCms.profileToProfile(image, lab, ImageCms.createProfile("sRGB"), outputMode="RGB")
         assert converted is not None  # only an in-place transform returns None
         return converted, tuple(notes)
-    return image if image.mode == "RGBA" else image.convert("RGB"), tuple(notes)
+    return image if image.mode in ("RGB", "RGBA") else image.convert("RGB"), tuple(notes)
 
 
 @lru_cache(maxsize=16)

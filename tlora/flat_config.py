@@ -17,7 +17,7 @@ from tlora.noise import NoiseSettings
 from tlora.optimizer import OptimizerSettings
 from tlora.sampling import SampleSettings
 from tlora.settings import parse_settings
-from tlora.training import LoopSettings, TrainingSettings
+from tlora.training_settings import LoopSettings, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ diffusers costs ten seconds to import, so only stages that draw or train import 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
@@ -19,9 +19,10 @@ from tlora.latents import denormalise, image_ids, normalise, pack, text_ids, unp
 from tlora.noise import MAX_TIMESTEP
 
 Part = TypeVar("Part")
-Transformer = FluxTransformer2DModel  # the names by which other modules know diffusers' classes
-Vae = AutoencoderKL
-Scheduler = FlowMatchEulerDiscreteScheduler
+# The names by which other modules know diffusers' classes.
+Transformer: TypeAlias = FluxTransformer2DModel
+Vae: TypeAlias = AutoencoderKL
+Scheduler: TypeAlias = FlowMatchEulerDiscreteScheduler
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -24,6 +24,7 @@ FOREIGN_SUFFIXES = (
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
 MAX_BYTES = 500_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # a closed list: EPS, for one, would start a program
+_SINGLE_FRAME_FORMATS = ("JPEG", "MPO", "BMP")  # MPO: a phone's photograph with a depth or gain map behind it
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, RuntimeError)  # pillow's, found by fuzzing
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -109,7 +110,9 @@ def decode_bytes(data: bytes) -> Decoded:
                 raise Refused(f"it is damaged or cut short ({_brief(error)})", _COPY_AGAIN) from error
             turn = _UPRIGHT.get(_orientation(image))
             picture, notes = to_srgb(image)
-            notes += _frame_notes(image)
+            if image.format not in _SINGLE_FRAME_FORMATS:
+                picture = picture.copy() if picture is image else picture
+                notes += _frame_notes(image)
     return Decoded(picture.transpose(turn) if turn is not None else picture, notes)
 
 
@@ -209,8 +212,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _frame_notes(image: Image.Image) -> tuple[Note, ...]:
-    if image.format == "MPO":  # a phone's photograph with a depth or gain map behind it
-        return ()
     try:
         image.seek(1)
     except EOFError:

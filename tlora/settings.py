@@ -44,7 +44,7 @@ def field_names(cls: type) -> list[str]:
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
-        names += field_names(hint) if dataclasses.is_dataclass(hint) else [field.name]
+        names += field_names(hint) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else [field.name]
     return names
 
 
@@ -59,8 +59,8 @@ def _build(cls: type[T], given: Mapping[str, Any], where: str) -> T:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            values[field.name] = _build(hint, given, where)  # type: ignore[type-var]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            values[field.name] = _build(hint, given, where)
         elif field.name in given:
             values[field.name] = _convert(given[field.name], hint, f"{where}.{field.name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:

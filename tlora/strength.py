@@ -24,7 +24,7 @@ def relative_change(transformer: nn.Module) -> dict[str, float]:
 
 def update_norm(layer: Layer) -> Tensor:
     """Return the Frobenius norm of up @ down without forming the product."""
-    up, down = (factor.float() for factor in layer.factors())
+    up, down = (factor.double() for factor in layer.factors())  # ortho factors all but cancel
     return torch.sqrt(((up.T @ up) * (down @ down.T)).sum().clamp(min=0))
 
 

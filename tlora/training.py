@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tlora.adapter import TLoRAConfig
 from tlora.checkpoint import adapter_tensors
 from tlora.data import LatentItem
 from tlora.errors import SettingsError, TrainingError
@@ -23,68 +22,13 @@ from tlora.freezing import freeze_ranks
 from tlora.inject import adapter_layers, tlora_parameters
 from tlora.latents import PATCH
 from tlora.model import Conditioning, predict_velocity
-from tlora.noise import MAX_TIMESTEP, NoiseSettings, draw_sigma, mix_noise, sample_generator, velocity_target
-from tlora.optimizer import OptimizerSettings, build_optimizer, learning_rate, optimizer_tensors, restore_optimizer
+from tlora.noise import MAX_TIMESTEP, draw_sigma, mix_noise, sample_generator, velocity_target
+from tlora.optimizer import build_optimizer, learning_rate, optimizer_tensors, restore_optimizer
 from tlora.plan import SamplePlan
+from tlora.training_settings import TrainingSettings
 
 TRAINING_GUIDANCE = 1.0  # of a guidance-distilled model: neither 0 nor the 3.5 of sampling
 ReadPrompts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How long and on how much at a time.
-
-    Args:
-        max_train_steps: Optimizer steps of the whole run.
-        train_batch_size: Samples of one micro-step on one device.
-        gradient_accumulation_steps: Micro-steps of one optimizer step.
-        seed: Seed of everything random.
-        gradient_checkpointing: Recompute activations in backward: less memory, about a third more time.
-        caption_dropout: Share of samples trained with an empty caption, 0 to below 1.
-        freeze_masked_ranks: Leave ranks that no sample of a step used untouched by momentum and decay. Off is the paper's way.
-        ema_decay: Decay of a running average of the adapter, which is then what is saved; 0 keeps none.
-    """
-
-    max_train_steps: int
-    seed: int = 0
-    train_batch_size: int = 1
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = True
-    caption_dropout: float = 0.0
-    freeze_masked_ranks: bool = False
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in (
-            ("max_train_steps", self.max_train_steps),
-            ("train_batch_size", self.train_batch_size),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
-        for name, share in (("caption_dropout", self.caption_dropout), ("ema_decay", self.ema_decay)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {share}")
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Everything that shapes a run."""
-
-    adapter: TLoRAConfig
-    noise: NoiseSettings
-    optimizer: OptimizerSettings
-    loop: LoopSettings
-
-    def __post_init__(self) -> None:
-        if self.adapter.enable_rank_masking and self.adapter.min_rank == self.adapter.rank:
-            raise ValueError(
-                f"min_rank equals rank ({self.adapter.rank}), so enable_rank_masking masks nothing:"
-                " lower min_rank, or set enable_rank_masking to false for a plain LoRA"
-            )
 
 
 @dataclass(frozen=True)
@@ -128,7 +72,7 @@ class Training:
         accelerator: Mixed precision, accumulation and processes.
 
     Raises:
-        SettingsError: If the transformer carries no adapter.
+        SettingsError: If the transformer carries no adapter, or the accelerator accumulates over another number of micro-steps.
     """
 
     def __init__(self, transformer: nn.Module, settings: TrainingSettings, accelerator: Accelerator) -> None:
@@ -137,6 +81,9 @@ class Training:
         self.parameters = list(tlora_parameters(transformer))
         if not self.parameters:
             raise SettingsError("the transformer carries no adapter to train")
+        wanted, have = settings.loop.gradient_accumulation_steps, accelerator.gradient_accumulation_steps
+        if wanted != have:
+            raise SettingsError(f"gradient_accumulation_steps is {wanted} but the accelerator's is {have}")
         if settings.loop.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()  # type: ignore[operator]
         transformer.train()

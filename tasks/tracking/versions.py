@@ -30,6 +30,7 @@ _PACKAGES = (
     "pandas",
     "pillow",
     "safetensors",
+    "sentencepiece",
     "torch",
     "transformers",
 )

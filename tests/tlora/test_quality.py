@@ -2,22 +2,38 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from tests.tasks.picture_corpus import CORNER, encode, sample
+from tests.tasks.picture_corpus import encode, sample
 from tlora.pictures import decode_bytes
-from tlora.quality import near_copies, perceptual_hash, sharpness, shrink
+from tlora.quality import contrast, middle, near_copies, overview, perceptual_hash, sharpness
 
 
 def test_blur_lowers_sharpness_and_contrast_does_not() -> None:
-    picture = sample()
+    picture = sample("L")
     sharp = sharpness(picture)
     assert sharpness(picture.filter(ImageFilter.GaussianBlur(4))) < 0.1 * sharp
     assert sharpness(ImageEnhance.Contrast(picture).enhance(0.5)) == pytest.approx(sharp, rel=0.2)
-    assert sharpness(Image.new("RGB", (64, 64), CORNER)) == 0
+    assert sharpness(Image.new("L", (64, 64), 90)) == 0
 
 
-def test_a_picture_is_shrunk_to_its_shorter_side_and_never_enlarged() -> None:
-    assert shrink(Image.new("RGB", (300, 200)), 100).size == (150, 100)
-    assert shrink(Image.new("RGB", (30, 20)), 100).size == (30, 20)
+def test_the_middle_is_judged_as_large_as_training_sees_it() -> None:
+    assert middle(Image.new("RGB", (3000, 2000)), 64).size == (64, 64)
+    assert middle(Image.new("RGB", (3000, 2000)), 1024).size == (512, 512)
+    assert middle(Image.new("RGB", (30, 20)), 64).size == (20, 20)
+    spot = Image.new("RGB", (300, 200))
+    spot.paste((255, 255, 255), (149, 99, 151, 101))
+    assert middle(spot, 200).getpixel((100, 100)) == 255
+
+
+def test_an_overview_keeps_the_whole_picture() -> None:
+    assert overview(Image.new("RGB", (3000, 2000))).size == (429, 286)
+    assert overview(Image.new("RGB", (300, 100))).size == (300, 100)
+
+
+def test_contrast_is_the_spread_of_the_grey_levels() -> None:
+    half = Image.new("L", (2, 1))
+    half.putpixel((1, 0), 200)
+    assert contrast(half) == 100
+    assert contrast(Image.new("RGB", (5, 5), "red")) == 0
 
 
 def test_scaled_and_recompressed_copies_are_near_and_other_pictures_are_not() -> None:
@@ -25,5 +41,5 @@ def test_scaled_and_recompressed_copies_are_near_and_other_pictures_are_not() ->
     pictures = [Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((256, 192)) for _ in range(4)]
     scaled = pictures[2].resize((100, 75))
     recompressed = decode_bytes(encode(pictures[1], "JPEG", quality=30)).picture
-    hashes = [perceptual_hash(picture) for picture in (*pictures, scaled, recompressed)]
+    hashes = [perceptual_hash(overview(picture)) for picture in (*pictures, scaled, recompressed)]
     assert [(i, j) for i, j, _ in near_copies(hashes, 8)] == [(4, 2), (5, 1)]

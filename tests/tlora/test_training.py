@@ -16,7 +16,8 @@ from tlora.errors import TrainingError
 from tlora.inject import adapter_layers, inject_tlora_into_transformer
 from tlora.noise import NoiseSettings
 from tlora.optimizer import OptimizerSettings
-from tlora.training import LoopSettings, Training, TrainingSettings
+from tlora.training import Training
+from tlora.training_settings import LoopSettings, TrainingSettings
 
 SETTINGS = TrainingSettings(
     TLoRAConfig(rank=4, alpha=4, min_rank=1),

@@ -1,0 +1,63 @@
+"""What shapes a training run, gathered from the settings of its parts, and the contradictions between them."""
+
+from dataclasses import dataclass
+
+from tlora.adapter import TLoRAConfig
+from tlora.noise import NoiseSettings
+from tlora.optimizer import OptimizerSettings
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and on how much at a time.
+
+    Args:
+        max_train_steps: Optimizer steps of the whole run.
+        train_batch_size: Samples of one micro-step on one device.
+        gradient_accumulation_steps: Micro-steps of one optimizer step.
+        seed: Seed of everything random.
+        gradient_checkpointing: Recompute activations in backward: less memory, about a third more time.
+        caption_dropout: Share of samples trained with an empty caption, 0 to below 1.
+        freeze_masked_ranks: Leave ranks that no sample of a step used untouched by momentum and decay. Off is the paper's way.
+        ema_decay: Decay of a running average of the adapter, which is then what is saved; 0 keeps none.
+    """
+
+    max_train_steps: int
+    seed: int = 0
+    train_batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = True
+    caption_dropout: float = 0.0
+    freeze_masked_ranks: bool = False
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("max_train_steps", self.max_train_steps),
+            ("train_batch_size", self.train_batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        for name, share in (("caption_dropout", self.caption_dropout), ("ema_decay", self.ema_decay)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {share}")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that shapes a run."""
+
+    adapter: TLoRAConfig
+    noise: NoiseSettings
+    optimizer: OptimizerSettings
+    loop: LoopSettings
+
+    def __post_init__(self) -> None:
+        if self.adapter.enable_rank_masking and self.adapter.min_rank == self.adapter.rank:
+            raise ValueError(
+                f"min_rank equals rank ({self.adapter.rank}), so enable_rank_masking masks nothing:"
+                " lower min_rank, or set enable_rank_masking to false for a plain LoRA"
+            )
