@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup pull demo test pocket
+.PHONY: help setup pull demo new test pocket
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -40,6 +40,10 @@ pull: setup
 demo: pull ## from the shipped photographs to a registered adapter; again: nothing but register runs
 	dvc repro
 
+# make new DATA=~/bricks TRIGGER=matbrk [NAME=bricks] [REPLACE=1]
+new: setup ## start with your own pictures: DATA=folder TRIGGER=word
+	python -m tasks.new --data "$(DATA)" --trigger "$(TRIGGER)" $(if $(NAME),--name "$(NAME)") $(if $(REPLACE),--replace)
+
 test: setup ## format, lint, types, import rules, unit tests with doctests, the slow tests
 	ruff format --check .
 	ruff check .
@@ -47,7 +51,7 @@ test: setup ## format, lint, types, import rules, unit tests with doctests, the 
 	lint-imports
 	pytest
 
-# The build makes and frees millions of small tensors: with glibc's own thresholds it spends its time asking for memory.
+# The build makes and frees millions of small tensors: with glibc's own thresholds a VAE step took a tenth longer here.
 pocket: export MALLOC_MMAP_THRESHOLD_ := 4294967296
 pocket: export MALLOC_TRIM_THRESHOLD_ := 8589934592
 pocket: export MALLOC_TOP_PAD_ := 268435456

@@ -15,11 +15,12 @@ from tasks.device import hold_device
 from tasks.progress import Progress
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, base_digest, require_base
-from tlora.data import View, ViewSettings, content_key, take_view, to_pixels, views_of, write_item
+from tlora.data import content_key, to_pixels, write_item
 from tlora.latents import PATCH
 from tlora.manifest import Manifest, PictureItem, read_manifest
 from tlora.model import choose_device, encode_posterior, load_vae, pixels_per_latent
 from tlora.pictures import decode_picture
+from tlora.views import View, ViewSettings, take_view, views_of
 
 PREPROCESSING = "1"  # changes whenever the same view of the same bytes would give other pixels
 

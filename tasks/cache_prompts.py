@@ -6,7 +6,6 @@ are kept by content in `.state/cache`, so adding one caption encodes one.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.cache import assemble
@@ -18,25 +17,11 @@ from tlora.concept import read_concept
 from tlora.data import content_key, write_item
 from tlora.manifest import read_manifest
 from tlora.text import TextEncoders, encode_captions, load_text_encoders
-
-
-@dataclass(frozen=True)
-class CachePromptsSettings:
-    """How captions are encoded.
-
-    Args:
-        max_sequence_length: T5 tokens, padded or cut; FLUX.1-dev takes up to 512, the pocket up to 77.
-    """
-
-    max_sequence_length: int = 77
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_sequence_length <= 512:
-            raise ValueError(f"max_sequence_length must be in 1..512, got {self.max_sequence_length}")
+from tlora.tokens import TextSettings
 
 
 def cache_prompts(
-    settings: CachePromptsSettings,
+    settings: TextSettings,
     model: ModelSpec,
     *,
     manifest: Path,

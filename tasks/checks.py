@@ -16,7 +16,7 @@ from tasks.inspection import Inspection
 from tlora.concept import Concept
 from tlora.manifest import PictureItem
 from tlora.pictures import FOREIGN_SUFFIXES, SUFFIXES
-from tlora.quality import near_copies
+from tlora.quality import near_copies, nearest_hash
 from tlora.tokens import CaptionTokenizer, count_tokens, truncate_caption
 
 _BLUR_OUTLIER = 0.1  # of the median: a photograph in focus stays well above a tenth of its fellows'
@@ -29,31 +29,27 @@ class ValidateSettings:
     """What a picture must be to be trained on; only `min_side` stops, the rest warns.
 
     Args:
-        resolution: Pixels of the shorter side that training sees, as in cache_latents.
-        max_sequence_length: T5 tokens that a caption is cut at, as in cache_prompts.
         min_side: Pixels; a picture with a shorter side is an error.
         max_aspect: Longer over shorter side.
         min_sharpness: Share of contrast in the finest detail (see `tlora.quality.sharpness`).
         near_copy_bits: Pictures whose 64-bit perceptual hashes differ in at most so many bits are near copies.
     """
 
-    resolution: int
-    max_sequence_length: int
     min_side: int = 32
     max_aspect: float = 3.0
     min_sharpness: float = 0.02
     near_copy_bits: int = 8
 
     def __post_init__(self) -> None:
-        if min(self.resolution, self.max_sequence_length, self.min_side) < 1:
-            raise ValueError("resolution, max_sequence_length and min_side must be at least 1")
+        if self.min_side < 1:
+            raise ValueError(f"min_side must be at least 1 pixel, got {self.min_side}")
         if self.max_aspect < 1:
             raise ValueError(f"max_aspect must be at least 1, got {self.max_aspect}")
         if not 0 <= self.near_copy_bits <= 32:
             raise ValueError(f"need 0 <= near_copy_bits <= 32, got {self.near_copy_bits}")
 
 
-def check_pictures(inspections: Sequence[Inspection], settings: ValidateSettings) -> Iterator[Finding]:
+def check_pictures(inspections: Sequence[Inspection], settings: ValidateSettings, resolution: int) -> Iterator[Finding]:
     """Look for pictures that cannot be used, that lost something in conversion, or that are too small, long or blurred."""
     readable = [seen for seen in inspections if not seen.look.refused]
     limit = settings.min_sharpness
@@ -65,11 +61,13 @@ def check_pictures(inspections: Sequence[Inspection], settings: ValidateSettings
             continue
         for note in seen.look.notes:
             yield Finding("warning", note.kind, seen.picture, note.reason, note.remedy)
-        yield from _check_size(seen, settings)
+        yield from _check_size(seen, settings, resolution)
         if seen.look.contrast < _BLANK_CONTRAST:
             yield Finding("warning", "blank", seen.picture, "it shows nothing but one shade", "remove it")
         elif 0 < seen.look.sharpness < limit:
-            reason = f"its middle is blurred at the training size (sharpness {seen.look.sharpness:.3f}, expected {limit:.3f} or more)"
+            reason = (
+                f"its middle is blurred at the training size (sharpness {seen.look.sharpness:.3f}, expected {limit:.3f} or more)"
+            )
             yield Finding("warning", "blurred", seen.picture, reason, "take it again, or remove it: blur is learnt like all else")
 
 
@@ -102,15 +100,16 @@ def check_folder(folder: Path) -> Iterator[Finding]:
 def check_copies(inspections: Sequence[Inspection], held_out: set[str], most_bits: int) -> Iterator[Finding]:
     """Look for the same picture twice, above all on both sides of the split."""
     readable = [seen for seen in inspections if not seen.look.refused]
-    first: dict[str, Inspection] = {}
-    for seen in readable:
-        twin = first.setdefault(seen.sha256, seen)
-        if twin is not seen:
-            yield _copy_finding(seen.picture, twin.picture, held_out, "exact_copy", "is the same file as")
-    distinct = [seen for seen in first.values() if seen.look.contrast >= _BLANK_CONTRAST]
-    for i, j, bits in near_copies([seen.look.perceptual_hash for seen in distinct], most_bits):
-        words = f"looks like ({bits} of 64 bits differ)"
-        yield _copy_finding(distinct[i].picture, distinct[j].picture, held_out, "near_copy", words)
+    train, held = ([seen for seen in readable if (seen.picture in held_out) == side] for side in (False, True))
+    for side in (train, held):
+        first = _first_of_each(side)
+        for seen in side:
+            if first[seen.sha256] is not seen:
+                yield _copy(seen, "exact_copy", f"it is the same file as {first[seen.sha256].picture}")
+        distinct = [seen for seen in first.values() if seen.look.contrast >= _BLANK_CONTRAST]
+        for i, j, bits in near_copies([seen.look.perceptual_hash for seen in distinct], most_bits):
+            yield _copy(distinct[i], "near_copy", f"it looks like {distinct[j].picture} ({bits} of 64 bits differ)")
+    yield from _check_across_split(train, held, most_bits)
 
 
 def check_captions(inspections: Sequence[Inspection], concept: Concept, held_out: set[str]) -> Iterator[Finding]:
@@ -161,7 +160,7 @@ def check_lengths(items: Sequence[PictureItem], concept: Concept, tokenizers: Se
                 yield Finding("warning", "too_long", file, reason, "say what matters first, or shorten it")
 
 
-def _check_size(seen: Inspection, settings: ValidateSettings) -> Iterator[Finding]:
+def _check_size(seen: Inspection, settings: ValidateSettings, resolution: int) -> Iterator[Finding]:
     width, height = seen.look.width, seen.look.height
     shorter, longer = min(width, height), max(width, height)
     size = f"it is {width} x {height} pixels"
@@ -169,22 +168,41 @@ def _check_size(seen: Inspection, settings: ValidateSettings) -> Iterator[Findin
         yield Finding(
             "error", "tiny", seen.picture, f"{size}, at least {settings.min_side} a side are needed", "find a larger one"
         )
-    elif shorter < settings.resolution:
-        reason = f"{size} and is enlarged {settings.resolution / shorter:.1f} times to {settings.resolution}"
+    elif shorter < resolution:
+        reason = f"{size} and is enlarged {resolution / shorter:.1f} times to {resolution}"
         yield Finding("warning", "small", seen.picture, reason, "find a larger one, or train at a lower resolution")
     if longer > settings.max_aspect * shorter:
         reason = f"{size}, {longer / shorter:.1f} times as long as wide"
         yield Finding("warning", "long", seen.picture, reason, "crop it to what matters: a square crop keeps only its middle")
 
 
-def _copy_finding(picture: str, twin: str, held_out: set[str], kind: str, words: str) -> Finding:
-    if (picture in held_out) == (twin in held_out):
-        return Finding("warning", kind, picture, f"it {words} {twin}, which then counts twice", "remove one of them")
-    reason = f"it {words} {twin}, and one is trained on while the other is held out: memorising would pass for learning"
+def _check_across_split(train: Sequence[Inspection], held: Sequence[Inspection], most_bits: int) -> Iterator[Finding]:
+    trained = _first_of_each(train)
+    shown = [seen for seen in trained.values() if seen.look.contrast >= _BLANK_CONTRAST]
+    hashes = [seen.look.perceptual_hash for seen in shown]
     remedy = "remove one, or hold out both"
-    if kind == "exact_copy":
-        return Finding("error", "exact_copy_across_split", picture, reason, remedy)
-    return Finding("warning", "near_copy_across_split", picture, reason, remedy)
+    for seen in held:
+        if seen.sha256 in trained:
+            reason = f"it is held out, and the same file is trained on as {trained[seen.sha256].picture}"
+            yield Finding(
+                "error", "exact_copy_across_split", seen.picture, f"{reason}: memorising would pass for learning", remedy
+            )
+        elif seen.look.contrast >= _BLANK_CONTRAST and shown:
+            j, bits = nearest_hash(seen.look.perceptual_hash, hashes)
+            if bits <= most_bits:
+                reason = f"it is held out, and looks like {shown[j].picture}, which is trained on ({bits} of 64 bits differ)"
+                yield Finding("warning", "near_copy_across_split", seen.picture, reason, remedy)
+
+
+def _first_of_each(side: Sequence[Inspection]) -> dict[str, Inspection]:
+    first: dict[str, Inspection] = {}
+    for seen in side:
+        first.setdefault(seen.sha256, seen)
+    return first
+
+
+def _copy(seen: Inspection, kind: str, words: str) -> Finding:
+    return Finding("warning", kind, seen.picture, f"{words}, which then counts twice", "remove one of them")
 
 
 def _stem(path: Path) -> str:

@@ -37,7 +37,8 @@ from tlora.concept import Concept, read_concept
 from tlora.errors import ModelError, PictureError
 from tlora.manifest import Manifest, PictureItem, build_manifest, manifest_to_json, split_items
 from tlora.pictures import list_pictures
-from tlora.tokens import load_tokenizers
+from tlora.tokens import TextSettings, load_tokenizers
+from tlora.views import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,24 @@ class _Split:
     held_out: Manifest
 
 
-def validate(settings: ValidateSettings, model: ModelSpec, *, data: Path, concept: Path, manifest: Path, report: Path) -> None:
+def validate(
+    settings: ValidateSettings,
+    model: ModelSpec,
+    cache_latents: ViewSettings,
+    cache_prompts: TextSettings,
+    *,
+    data: Path,
+    concept: Path,
+    manifest: Path,
+    report: Path,
+) -> None:
     """Check the pictures and captions, and write the manifests of what is trained on and what is held out.
 
     Args:
         settings: Section `validate`.
         model: Section `model`, for its tokenizers.
+        cache_latents: Section `cache_latents`, for the size that training sees.
+        cache_prompts: Section `cache_prompts`, for the length that captions are cut at.
         data: Folder of pictures and captions; nothing is written there.
         concept: concept.yaml.
         manifest: Output folder: train.json and held_out.json, only if there is no error.
@@ -64,17 +77,17 @@ def validate(settings: ValidateSettings, model: ModelSpec, *, data: Path, concep
         (manifest / name).unlink(missing_ok=True)  # of an earlier run by hand; DVC removes them itself
     described = read_concept(concept)
     paths = list_pictures(data)
-    cache = inspection_cache(state_folder("cache", "validate"), settings.resolution)
-    inspections = list(show_progress(inspect_pictures(paths, settings.resolution, cache), len(paths), "validate"))
+    cache = inspection_cache(state_folder("cache", "validate"), cache_latents.resolution)
+    inspections = list(show_progress(inspect_pictures(paths, cache_latents.resolution, cache), len(paths), "validate"))
     split, findings = _split(inspections, described)
     held_out = {item.picture for item in split.held_out.items}
     findings += [
         *check_folder(data),
-        *check_pictures(inspections, settings),
+        *check_pictures(inspections, settings, cache_latents.resolution),
         *check_copies(inspections, held_out, settings.near_copy_bits),
         *check_captions(inspections, described, held_out),
         *check_prompts(described),
-        *_check_lengths(split, described, model, settings.max_sequence_length),
+        *_check_lengths(split, described, model, cache_prompts.max_sequence_length),
     ]
     findings = sort_findings(findings)
     _write_reports(report, findings, DataReport(described, inspections, held_out), cache)

@@ -40,13 +40,16 @@ def sampler_reach(schedule: RankSchedule, timesteps: Float[Tensor, " steps"]) ->
 
 
 def activity_lines(schedule: RankSchedule, activity: Float[Tensor, " rank"], reach: Reach) -> list[str]:
-    """Return the table for people, and a warning where the sampler never reaches the last ranks."""
+    """Return the table for people, and a warning where the sampler never reaches the last ranks.
+
+    The very last rank is left out: by the formula it takes part at timestep 0 alone, which no sampler visits.
+    """
     shares = activity.tolist()
     lines = [f"ranks 1 to {schedule.min_rank} take part in every sample"]
     lines += [f"rank {k + 1} takes part in {shares[k]:.0%} of the samples" for k in range(schedule.min_rank, schedule.rank)]
-    if reach.highest_rank < schedule.rank:
+    if reach.highest_rank < schedule.rank - 1:
         lines.append(
             f"warning: sampling in {reach.steps} steps never uses ranks above {reach.highest_rank}:"
-            f" lower rank to {reach.highest_rank}, or sample in more steps"
+            " sample in more steps, or train a smaller rank"
         )
     return lines

@@ -107,7 +107,7 @@ def _require_token(spec: ModelSpec) -> None:
     stored = Path(os.environ.get("HF_TOKEN_PATH") or hub_folder().parent / "token")
     if not os.environ.get("HF_TOKEN") and not stored.exists():
         raise ModelError(
-            f"{spec.path} is not on this machine and no token is set: accept the licence at"
+            f"{spec.path}: no such folder, and as a model on the hub it is not here and no token is set: accept its licence at"
             f" https://huggingface.co/{spec.path} if it is gated, create a read token at"
             " https://huggingface.co/settings/tokens, and export HF_TOKEN=..."
         )

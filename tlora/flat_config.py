@@ -11,13 +11,13 @@ import yaml
 
 from tlora.adapter import TLoRAConfig
 from tlora.base_model import ModelSpec
-from tlora.data import ViewSettings
 from tlora.errors import SettingsError
 from tlora.noise import NoiseSettings
 from tlora.optimizer import OptimizerSettings
 from tlora.sampling import SampleSettings
 from tlora.settings import parse_settings
 from tlora.training_settings import LoopSettings, TrainingSettings
+from tlora.views import ViewSettings
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def middle(picture: Image.Image, resolution: int) -> Image.Image:
         resolution: Pixels that its shorter side is reduced to for training; a smaller picture is not enlarged.
     """
     factor = min(1.0, resolution / min(picture.size))
-    side = min(min(picture.size), round(_MIDDLE_SIDE / factor))
+    side = min(*picture.size, round(_MIDDLE_SIDE / factor))
     left, top = ((length - side) // 2 for length in picture.size)
     grey = picture.crop((left, top, left + side, top + side)).convert("L")
     seen = max(1, round(side * factor))
@@ -88,14 +88,24 @@ def near_copies(hashes: Sequence[int], most_bits: int) -> list[tuple[int, int, i
         hashes: One perceptual hash a picture.
         most_bits: Pictures whose hashes differ in at most this many of 64 bits resemble one another.
     """
-    known: NDArray[np.uint64] = np.array(hashes, np.uint64)
+    known = np.array(hashes, np.uint64)
     found = []
     for i in range(1, len(known)):
-        differing = np.bitwise_count(known[:i] ^ known[i])
-        nearest = int(differing.argmin())
-        if differing[nearest] <= most_bits:
-            found.append((i, nearest, int(differing[nearest])))
+        nearest, bits = _nearest(known[i], known[:i])
+        if bits <= most_bits:
+            found.append((i, nearest, bits))
     return found
+
+
+def nearest_hash(perceptual: int, others: Sequence[int]) -> tuple[int, int]:
+    """Return the index of the nearest of some hashes (at least one), and in how many of 64 bits it differs."""
+    return _nearest(np.uint64(perceptual), np.array(others, np.uint64))
+
+
+def _nearest(one: np.uint64, others: NDArray[np.uint64]) -> tuple[int, int]:
+    differing = np.bitwise_count(others ^ one)
+    nearest = int(differing.argmin())
+    return nearest, int(differing[nearest])
 
 
 def _variance(levels: NDArray[np.int16]) -> float:

@@ -6,7 +6,8 @@ alone spares this path the ten seconds that diffusers costs to import.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, 
 
 from tlora.base_model import ModelSpec, require_base
 from tlora.errors import ModelError
+from tlora.tokens import require_vocabularies
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class TextEncoders:
     t5_tokenizer: PreTrainedTokenizerBase
 
 
+@runtime_checkable
 class HasTextEncoders(Protocol):
     """The parts of a `FluxPipeline` that encoding needs."""
 
@@ -51,6 +54,8 @@ def load_text_encoders(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> T
         ModelError: If the base model or a part of it cannot be loaded.
     """
     require_base(spec)
+    if spec.is_folder:
+        require_vocabularies(Path(spec.path))
     revision = spec.revision or "main"
     try:
         return TextEncoders(

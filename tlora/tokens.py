@@ -14,6 +14,21 @@ from tlora.errors import ModelError
 
 
 @dataclass(frozen=True)
+class TextSettings:
+    """How captions are encoded.
+
+    Args:
+        max_sequence_length: T5 tokens, padded or cut; FLUX.1-dev takes up to 512, the pocket up to 77.
+    """
+
+    max_sequence_length: int = 77
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_sequence_length <= 512:
+            raise ValueError(f"max_sequence_length must be in 1..512, got {self.max_sequence_length}")
+
+
+@dataclass(frozen=True)
 class CaptionTokenizer:
     """The tokenizer of one text encoder, and how many tokens the encoder reads, special ones included."""
 
@@ -36,14 +51,24 @@ def load_tokenizers(spec: ModelSpec, max_sequence_length: int) -> tuple[CaptionT
         ModelError: If the base model is not on this machine, or its tokenizers cannot be read.
     """
     folder = _local_folder(spec)
-    _require_vocabulary(folder / "tokenizer", ("tokenizer.json", "vocab.json"))
-    _require_vocabulary(folder / "tokenizer_2", ("tokenizer.json", "spiece.model"))
+    require_vocabularies(folder)
     try:
         clip = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         t5 = T5Tokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: its tokenizers cannot be read: {str(error).splitlines()[0]}") from error
     return CaptionTokenizer("CLIP", clip, clip.model_max_length), CaptionTokenizer("T5", t5, max_sequence_length)
+
+
+def require_vocabularies(folder: Path) -> None:
+    """Refuse a base model without tokenizer files, for which transformers would make empty tokenizers and say nothing.
+
+    Raises:
+        ModelError: Naming the folder that has none.
+    """
+    for part, names in (("tokenizer", ("tokenizer.json", "vocab.json")), ("tokenizer_2", ("tokenizer.json", "spiece.model"))):
+        if not any((folder / part / name).is_file() for name in names):
+            raise ModelError(f"{folder / part}: no tokenizer there ({' or '.join(names)}): the base model is not on this machine")
 
 
 def count_tokens(tokenizer: CaptionTokenizer, captions: Iterable[str]) -> dict[str, int]:
@@ -70,9 +95,3 @@ def _local_folder(spec: ModelSpec) -> Path:
     reference = stored / "refs" / revision
     commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
     return stored / "snapshots" / commit
-
-
-def _require_vocabulary(folder: Path, names: tuple[str, ...]) -> None:
-    """Refuse a folder without files, for which transformers would make an empty tokenizer and count wrongly."""
-    if not any((folder / name).is_file() for name in names):
-        raise ModelError(f"{folder}: no tokenizer there ({' or '.join(names)}): the base model is not on this machine")

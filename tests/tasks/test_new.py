@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks.checks import ValidateSettings
 from tasks.new import main, new
 from tasks.validate import validate
-from tests.tasks.test_validate import SETTINGS, texture
+from tests.tasks.data_folder import texture
 from tlora.base_model import ModelSpec
 from tlora.concept import HeldOutShare, read_concept
 from tlora.errors import PictureError, SettingsError
 from tlora.manifest import read_manifest
+from tlora.tokens import TextSettings
+from tlora.views import ViewSettings
 
 
 @pytest.fixture
@@ -58,7 +61,9 @@ def test_the_concept_has_prompts_with_the_trigger_and_a_held_out_part(bricks: Pa
 def test_what_it_writes_passes_validation(bricks: Path, tmp_path: Path) -> None:
     new(bricks, "matbrk")
     paths = {name: Path(name) for name in ("manifest", "report")}
-    validate(SETTINGS, ModelSpec(str(tmp_path / "no-model")), data=Path("data/images"), concept=Path("concept.yaml"), **paths)
+    base = ModelSpec(str(tmp_path / "no-model"))
+    where = {"data": Path("data/images"), "concept": Path("concept.yaml"), **paths}
+    validate(ValidateSettings(), base, ViewSettings(64), TextSettings(77), **where)
     assert len(read_manifest(Path("manifest/train.json")).items) == 4
     assert len(read_manifest(Path("manifest/held_out.json")).items) == 1
 

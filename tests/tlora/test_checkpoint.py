@@ -21,7 +21,6 @@ from tlora.checkpoint import (
     attach_adapter,
     find_weights,
     load_tlora_weights,
-    newest_readable,
     read_metadata,
     save_tlora_weights,
 )
@@ -228,15 +227,3 @@ def test_a_transformer_without_an_adapter_has_nothing_to_save_or_load_into(tmp_p
         save_tlora_weights(tiny_transformer(), tmp_path / WEIGHTS_FILE, METADATA)
     with pytest.raises(CheckpointError, match="carries no adapter to load into: inject one first"):
         load_tlora_weights(tiny_transformer(), saved(tmp_path)[1])
-
-
-def test_the_newest_state_that_opens_is_taken_and_damaged_ones_are_named(tmp_path: Path) -> None:
-    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
-    for file in files:
-        save_file({"x": torch.zeros(1)}, file)
-    files[2].write_bytes(files[2].read_bytes()[:-1])
-    newest, passed_over = newest_readable(files)
-    assert newest == files[1]
-    assert len(passed_over) == 1
-    assert passed_over[0].startswith(f"{files[2]}: damaged")
-    assert newest_readable([]) == (None, [])

@@ -21,7 +21,6 @@ from tlora.plan import SamplePlan
 from tlora.schedule import sigma_mask_from_timestep
 from tlora.training import Training
 
-
 SEED = 2  # the two samples of the first step then have different ranks
 
 

@@ -1,0 +1,149 @@
+"""Training that is killed, again and again, ends in the same bytes as training that was left alone."""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tasks.trainable import RUN, make_trainable
+from tlora.checkpoint import WEIGHTS_FILE
+
+pytestmark = pytest.mark.slow
+
+KILLS, KILLS_IN_A_WRITE, KILLS_THROUGH_DVC = 12, 5, 3
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["tasks.train"])  # each process starts with the imports done, and is as real as any other
+
+
+def attempt(folder: str) -> None:
+    """Run the stage, in a process group of its own, as its command would."""
+    os.setsid()
+    os.chdir(folder)
+    with Path("train.log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    from tasks.cli import run_stage
+    from tasks.train import train
+
+    run_stage(train, RUN)
+
+
+def start(folder: Path) -> multiprocessing.process.BaseProcess:
+    """Start the stage in a folder."""
+    process = FORK.Process(target=attempt, args=(str(folder),))
+    process.start()
+    return process
+
+
+def kill(pid: int) -> None:
+    """Kill a process with its whole group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    """Return the hash of every file below a folder."""
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def wait_for_a_write(folder: Path, process: multiprocessing.process.BaseProcess) -> None:
+    """Wait until a checkpoint or a state is half written, or the process ends."""
+    while process.is_alive() and not any((folder / ".state/train").rglob("*.partial")):
+        time.sleep(0.0005)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that was left alone, and how long it took."""
+    folder = make_trainable(tmp_path_factory.mktemp("unbroken"))
+    started = time.monotonic()
+    process = start(folder)
+    process.join()
+    assert process.exitcode == 0, (folder / "train.log").read_text()
+    return folder, time.monotonic() - started
+
+
+def test_killed_at_twenty_points_it_ends_in_the_same_bytes(unbroken: tuple[Path, float], tmp_path: Path) -> None:
+    seed = int(os.environ.get("TLORA_KILL_SEED", time.time_ns() % 10**6))
+    print(f"kill seed {seed} (TLORA_KILL_SEED={seed} repeats it)")
+    points, folder = random.Random(seed), make_trainable(tmp_path / "killed")
+    reference, seconds = unbroken
+    for number in range(KILLS + KILLS_IN_A_WRITE):
+        process = start(folder)
+        if number < KILLS_IN_A_WRITE:
+            wait_for_a_write(folder, process)
+        else:
+            process.join(points.uniform(0.1, 1.0) * seconds)
+        kill(process.pid or 0)
+        process.join()
+    for _ in range(KILLS_THROUGH_DVC):
+        repro = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(), start_new_session=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            repro.wait(points.uniform(8, 16))
+        kill(repro.pid)
+        repro.wait()
+    subprocess.run(["dvc", "repro"], cwd=folder, env=environment(), check=True)
+    assert bytes_of(folder / "adapters") == bytes_of(reference / "adapters")
+    steps = [json.loads(line)["step"] for line in (folder / "reports/train/log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, steps[-1] + 1))
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a person whose shell finds this Python and the tree under test."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_asked_to_stop_it_saves_the_step_and_goes_on_from_there(unbroken: tuple[Path, float], tmp_path: Path) -> None:
+    folder = make_trainable(tmp_path / "asked")
+    process = start(folder)
+    log = folder / "train.log"
+    while process.is_alive() and not (log.exists() and list((folder / ".state/train").rglob("state-*.safetensors"))):
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 75
+    assert json.loads((folder / ".state/last_exit.json").read_text())["code"] == 75
+    again = start(folder)
+    again.join()
+    assert again.exitcode == 0
+    assert "going on from step" in log.read_text()
+    assert bytes_of(folder / "adapters") == bytes_of(unbroken[0] / "adapters")
+
+
+def test_a_damaged_state_is_passed_over_for_the_one_before(unbroken: tuple[Path, float], tmp_path: Path) -> None:
+    folder = make_trainable(tmp_path / "damaged")
+    start(folder).join()
+    states = sorted((folder / ".state/train").rglob("state-*.safetensors"))
+    assert len(states) == 2
+    states[-1].write_bytes(states[-1].read_bytes()[:1000])
+    again = start(folder)
+    again.join()
+    assert again.exitcode == 0
+    assert "is damaged" in (folder / "train.log").read_text()
+    assert bytes_of(folder / "adapters") == bytes_of(unbroken[0] / "adapters")
+
+
+def test_another_setting_starts_afresh_and_names_it(unbroken: tuple[Path, float], tmp_path: Path) -> None:
+    folder = make_trainable(tmp_path / "changed")
+    start(folder).join()
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["train"]["learning_rate"] = 5e-3
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    start(folder).join()
+    assert (
+        "starting afresh at step 0: params.train.training.optimizer.learning_rate was 0.01, is 0.005"
+        in (folder / "train.log").read_text()
+    )
+    final = f"final/{WEIGHTS_FILE}"
+    assert bytes_of(folder / "adapters")[final] != bytes_of(unbroken[0] / "adapters")[final]

@@ -1,0 +1,61 @@
+"""The parameter files: complete, of one shape, and accepted by the stages that read them."""
+
+import dataclasses
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import yaml
+
+from tasks.cache_latents import cache_latents
+from tasks.cache_prompts import cache_prompts
+from tasks.cli import read_section
+from tasks.evaluate import evaluate
+from tasks.register import register
+from tasks.train import train
+from tasks.validate import validate
+from tlora.flat_config import FlatConfig, read_flat_config
+from tlora.settings import parse_settings
+
+ROOT = Path(__file__).parents[1]
+FILES = ["params.yaml", "params/pocket.yaml", "params/flux1-dev.yaml"]
+STAGES = [validate, cache_prompts, cache_latents, train, evaluate, register]
+
+
+def keys(file: str) -> set[tuple[str, str]]:
+    """Return (section, key) of a parameter file."""
+    params = yaml.safe_load((ROOT / file).read_text())
+    return {(section, key) for section, values in params.items() for key in values}
+
+
+def test_all_parameter_files_have_the_same_keys() -> None:
+    assert keys("params/flux1-dev.yaml") == keys("params/pocket.yaml") == keys("params.yaml")
+
+
+def test_what_is_shipped_is_the_pocket() -> None:
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "params/pocket.yaml").read_text()
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
+def test_every_stage_accepts_its_sections(stage: object, file: str) -> None:
+    hints = get_type_hints(stage)
+    for name, kind in hints.items():
+        if dataclasses.is_dataclass(kind):
+            section = stage.__name__ if name == "settings" else name
+            parse_settings(kind, read_section(ROOT / file, section), f"{file}: {section}")
+
+
+def test_the_flat_configuration_that_users_have_is_read_as_it_is() -> None:
+    config = read_flat_config(ROOT / "configs/flux_tlora_material.yaml")
+    assert config.adapter().rank == 16
+    assert config.adapter().min_rank == 8
+    assert config.training().optimizer.learning_rate == 5e-5
+    assert config.sample().guidance_scale == 4.0
+
+
+def test_missing_flat_keys_take_the_old_defaults() -> None:
+    config = FlatConfig("black-forest-labs/FLUX.1-dev", lora_rank=32)
+    assert (config.adapter().alpha, config.adapter().min_rank) == (32, 16)
+    assert config.target_modules == ("to_q", "to_k", "to_v")
+    assert config.num_inference_steps == 25
