@@ -1,0 +1,132 @@
+"""The cache stages on a tiny real base: encode what is new, keep nothing stale, mix nothing up."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import ImageOps
+from safetensors.torch import load_file
+
+from tasks.cache_latents import cache_latents
+from tasks.cache_prompts import cache_prompts
+from tasks.state import write_json
+from tests.tasks.data_folder import texture
+from tests.tiny_flux import SCALE
+from tlora.base_model import ModelSpec
+from tlora.data import LatentCache, PromptCache, to_pixels
+from tlora.errors import SettingsError
+from tlora.manifest import PictureItem, build_manifest, manifest_to_json
+from tlora.model import encode_posterior, load_vae
+from tlora.pictures import decode_picture, picture_digest
+from tlora.tokens import TextSettings
+from tlora.views import View, ViewSettings, take_view
+
+
+@pytest.fixture
+def model(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """A tiny base, and an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return ModelSpec(str(tiny_base), dtype="float32", device="cpu")
+
+
+def write_manifest(captions: dict[str, str], file: str = "train.json") -> None:
+    """Draw a picture for each name and list them with their captions."""
+    items = []
+    for number, (name, caption) in enumerate(captions.items()):
+        texture(number, (40, 24)).save(name)
+        items.append(PictureItem(name, picture_digest(Path(name).read_bytes()), 40, 24, caption))
+    write_json(Path(file), manifest_to_json(build_manifest(items)))
+
+
+def encode_prompts(model: ModelSpec, prompts: str = "[a matbrk wall]") -> None:
+    Path("concept.yaml").write_text(f"name: brick\ntrigger: matbrk\nheld_out: [x.png]\nprompts: {prompts}\n")
+    write_manifest({"x.png": "held out"}, "held_out.json")
+    cache_prompts(
+        TextSettings(16),
+        model,
+        manifest=Path("train.json"),
+        held_out=Path("held_out.json"),
+        concept=Path("concept.yaml"),
+        captions=Path("captions"),
+        evaluation=Path("evaluation"),
+    )
+
+
+def test_adding_a_caption_encodes_one_and_deleting_one_leaves_nothing_stale(
+    model: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest({"a.png": "a wall", "b.png": "a ball"})
+    encode_prompts(model)
+    capsys.readouterr()
+    write_manifest({"a.png": "a wall", "b.png": "a ball", "c.png": "a cube"})
+    encode_prompts(model)
+    assert "1 encoded now" in capsys.readouterr().out
+    write_manifest({"a.png": "a wall"})
+    encode_prompts(model)
+    assert "0 encoded now" in capsys.readouterr().out
+    assert set(PromptCache(Path("captions")).files) == {"", "a wall"}
+    assert len(list(Path("captions").glob("*.safetensors"))) == 2
+
+
+def test_a_changed_evaluation_prompt_leaves_the_captions_bytes_alone(model: ModelSpec) -> None:
+    write_manifest({"a.png": "a wall"})
+    encode_prompts(model)
+    before = {p.name: p.read_bytes() for p in Path("captions").iterdir()}
+    encode_prompts(model, prompts="[a matbrk floor]")
+    assert {p.name: p.read_bytes() for p in Path("captions").iterdir()} == before
+    assert "a matbrk floor" in PromptCache(Path("evaluation")).files
+
+
+def encode_latents(model: ModelSpec, settings: ViewSettings) -> None:
+    write_manifest({"h.png": "held out"}, "held_out.json")
+    cache_latents(
+        settings,
+        model,
+        manifest=Path("train.json"),
+        held_out=Path("held_out.json"),
+        data=Path(),
+        train=Path("latents"),
+        evaluation=Path("latents_held_out"),
+    )
+
+
+def test_a_flipped_view_has_the_latents_of_the_mirrored_picture(model: ModelSpec) -> None:
+    write_manifest({"a.png": "first", "b.png": "second"})
+    encode_latents(model, ViewSettings(16, random_flip=True))
+    entries = json.loads(Path("latents/index.json").read_text())["items"]
+    assert [(e["picture"], e["caption"], e["flipped"]) for e in entries] == [
+        ("a.png", "first", False),
+        ("a.png", "first", True),
+        ("b.png", "second", False),
+        ("b.png", "second", True),
+    ]
+    upright = take_view(decode_picture(Path("a.png")), View(16, 16, False))
+    mean, _ = encode_posterior(load_vae(model), to_pixels(ImageOps.mirror(upright))[None])
+    plain, flipped = (load_file(Path("latents") / e["file"])["mean"] for e in entries[:2])
+    assert torch.equal(flipped, mean[0])
+    assert not torch.equal(flipped, plain)
+
+
+def test_cached_latents_are_the_posterior_of_the_view(model: ModelSpec) -> None:
+    write_manifest({"a.png": "first"})
+    encode_latents(model, ViewSettings(16))
+    (item,) = LatentCache(Path("latents"))
+    pixels = to_pixels(take_view(decode_picture(Path("a.png")), View(16, 16, False)))
+    mean, std = encode_posterior(load_vae(model), pixels[None])
+    assert torch.equal(item.mean, mean[0])
+    assert torch.equal(item.std, std[0])
+
+
+def test_pictures_keep_their_shape_in_buckets_where_they_are_not_cropped(model: ModelSpec) -> None:
+    write_manifest({"a.png": "first"})
+    encode_latents(model, ViewSettings(24, center_crop=False))
+    ((height, width),) = LatentCache(Path("latents")).shapes()
+    assert width > height
+    assert width * SCALE % (2 * SCALE) == 0
+
+
+def test_a_resolution_that_the_vae_cannot_halve_is_refused_with_the_nearest(model: ModelSpec) -> None:
+    write_manifest({"a.png": "first"})
+    with pytest.raises(SettingsError, match="resolution must be a multiple of 4 for this base model, got 18: use 16"):
+        encode_latents(model, ViewSettings(18))
