@@ -142,7 +142,7 @@ def test_another_held_out_picture_is_another_training_set(clone: Clone) -> None:
     clone.change_params("params.yaml", {"train.learning_rate": 5e-4})
     output = clone.repro()
     assert ran(output) == ["train", "evaluate", "register"]
-    assert "starting afresh at step 0: params.train.training.optimizer.learning_rate was 0.001, is 0.0005" in output
+    assert "starting afresh at step 0: params.train.training.optimizer.learning_rate was 0.002, is 0.0005" in output
 
 
 def test_a_wrong_key_is_one_line_with_the_nearest_name(clone: Clone) -> None:
