@@ -134,11 +134,11 @@ def test_a_deleted_store_comes_back_without_training(clone: Clone) -> None:
 def test_a_changed_evaluation_prompt_retrains_nothing(clone: Clone) -> None:
     prompts = yaml.safe_load((clone.folder / "concept.yaml").read_text())["prompts"]
     clone.change_params("concept.yaml", {"prompts": [*prompts[:-1], "a photo of a matbrk ball"]})
-    assert ran(clone.repro()) == ["cache_prompts", "evaluate", "register"]
+    assert ran(clone.repro()) == ["validate", "cache_prompts", "evaluate", "register"]
 
 
-def test_another_held_out_picture_is_another_training_set(clone: Clone) -> None:
-    """The converse of the test above: what training sees does train again, and only what depends on it runs."""
+def test_another_learning_rate_runs_only_what_depends_on_it(clone: Clone) -> None:
+    """Nothing is validated or encoded again, and the fresh start says why it is one."""
     clone.change_params("params.yaml", {"train.learning_rate": 5e-4})
     output = clone.repro()
     assert ran(output) == ["train", "evaluate", "register"]
