@@ -32,7 +32,8 @@ class RunFolder:
         self.fingerprint = digest_of(fields)[:16]
         self._others = [p for p in state_folder("train").iterdir() if p.name != self.fingerprint and (p / FIELDS).exists()]
         self.folder = state_folder("train", self.fingerprint)
-        self._fields, self._keep, self._writes = dict(fields), keep_states, writes
+        self._fields = json.loads(json.dumps(fields))  # as it will be read back: a tuple is a list
+        self._keep, self._writes = keep_states, writes
         self.log = self.folder / "log.jsonl"
         self.checkpoints = self.folder / "checkpoints"
 
