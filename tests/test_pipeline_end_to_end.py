@@ -206,6 +206,7 @@ def test_another_machine_restores_and_trains_nothing(clone: Clone, tmp_path: Pat
     other = Clone(tmp_path / "other")
     subprocess.run(["git", "clone", "--quiet", str(clone.folder), str(other.folder)], check=True)
     results = ["adapters", "artifacts/manifest", "artifacts/grids", "reports/validate", "reports/train", "reports/evaluate"]
-    other.run("dvc", "pull", "--remote", "team", *SHIPPED, *results)
+    other.run("dvc", "pull", "--remote", "team", *SHIPPED)
+    other.run("dvc", "pull", "--remote", "team", *results)  # apart: in one call DVC leaves half of them out
     output = other.repro("--allow-missing")
     assert ran(output) == ["register"], output
