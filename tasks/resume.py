@@ -89,6 +89,12 @@ class RunFolder:
             with training.weights_to_save() as transformer:
                 save_tlora_weights(transformer, self.checkpoints / name / WEIGHTS_FILE, metadata)
 
+    def rebuild(self, adapters: Path, report: Path) -> None:
+        """Build the outputs anew, without what another run left there (DVC removes it, a person who runs by hand does not)."""
+        if self._writes and adapters.exists():
+            shutil.rmtree(adapters)
+        self.publish(adapters, report)
+
     def publish(self, adapters: Path, report: Path) -> None:
         """Build the outputs: every checkpoint so far, and the log."""
         if not self._writes:

@@ -71,7 +71,7 @@ def train(
         training = _prepare(settings, model, accelerator)
         _print_rank_activity(settings, model, views.shapes()[0])
         run.resume(training)
-        run.publish(adapters, report)
+        run.rebuild(adapters, report)
         with LiveRun(metadata, say=_say) as live:
             watch = _Watch(training, model, settings, views, captions, live)
             _train_to_the_end(training, views, captions, outputs, watch, stop)
