@@ -16,12 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
 
-import yaml
-
 from tasks.state import state_folder, write_json
 from tasks.telemetry import telemetry_off
 from tlora.errors import SettingsError, TloraError
-from tlora.settings import parse_settings
+from tlora.settings import parse_settings, read_mapping
 
 BAD_INPUT = 2
 PREEMPTED = 75  # EX_TEMPFAIL: run it again and it goes on where it was
@@ -64,15 +62,7 @@ def read_params(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: If the file is missing or is not a mapping of sections.
     """
-    try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: no such file (params/pocket.yaml is a complete one to copy)") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(params, Mapping):
-        raise SettingsError(f"{path}: must be a mapping of sections")
-    return dict(params)
+    return read_mapping(path, "a mapping of sections", " (params/pocket.yaml is a complete one to copy)")
 
 
 def read_section(path: Path, section: str) -> Mapping[str, Any]:

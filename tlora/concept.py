@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tlora.errors import SettingsError
-from tlora.settings import nearest, parse_settings
+from tlora.settings import nearest, parse_settings, read_mapping
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _KEYS = ["name", "trigger", "held_out", "prompts"]
@@ -70,14 +68,8 @@ def read_concept(path: Path) -> Concept:
     Raises:
         SettingsError: If it is missing, is not YAML, or holds an unknown, missing or wrong key.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: no such file: 'make new DATA=... TRIGGER=...' writes one") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(given, Mapping):
-        raise SettingsError(f"{path}: must be a mapping with {', '.join(_KEYS)}")
+    what = f"a mapping with {', '.join(_KEYS)}"
+    given = read_mapping(path, what, ": 'make new DATA=... TRIGGER=...' writes one")
     return parse_concept(given, str(path))
 
 

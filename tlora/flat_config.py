@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from tlora.adapter import TLoRAConfig
 from tlora.base_model import ModelSpec
 from tlora.errors import SettingsError
 from tlora.noise import NoiseSettings
 from tlora.optimizer import OptimizerSettings
 from tlora.sampling import SampleSettings
-from tlora.settings import parse_settings
+from tlora.settings import parse_settings, read_mapping
 from tlora.training_settings import LoopSettings, TrainingSettings
 from tlora.views import ViewSettings
 
@@ -113,14 +111,7 @@ def read_flat_config(path: Path) -> FlatConfig:
     Raises:
         SettingsError: If it is missing, is not a flat mapping, or a key or value is wrong.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict):
-        raise SettingsError(f"{path}: must be a mapping of keys to values")
+    given = read_mapping(path, "a mapping of keys to values", "; configs/flux_tlora_material.yaml is one to copy")
     config = parse_settings(FlatConfig, given, str(path), complete=False)
     try:
         config.training(), config.views(), config.sample()

@@ -9,7 +9,10 @@ import difflib
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from tlora.errors import SettingsError
 
@@ -36,6 +39,30 @@ def parse_settings(cls: type[T], given: Mapping[str, Any], where: str, *, comple
     if complete and missing:
         raise SettingsError(f"{where}: missing key {missing[0]!r}")
     return _build(cls, given, where)
+
+
+def read_mapping(path: Path, what: str, if_missing: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping, as plain values.
+
+    Args:
+        path: The file.
+        what: What it must be, such as `a mapping of sections`.
+        if_missing: What to do where there is no such file.
+
+    Raises:
+        SettingsError: If it is missing, cannot be read, is not YAML, or holds anything else.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file{if_missing}") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"{path}: must be {what}")
+    return dict(given)
 
 
 def field_names(cls: type) -> list[str]:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.tasks.data_folder import lay_out as lay_out_data
+from tests.tasks.data_folder import tokenizers_only
 from tests.tasks.finished_run import FinishedRun, lay_out
 from tests.tiny_flux import tiny_pipeline_folder
+from tlora.base_model import ModelSpec
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +42,16 @@ def store_file(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def finished_run(store_file: Path, tiny_base: Path) -> FinishedRun:
     """Return a folder in which everything but `register` has run; the working folder is there."""
     return lay_out(store_file.parent, tiny_base)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """Return a base model with nothing but its tokenizers."""
+    return tokenizers_only(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a data folder in order, the working folder being two above it."""
+    monkeypatch.chdir(tmp_path)
+    return lay_out_data(tmp_path)

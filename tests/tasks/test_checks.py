@@ -4,22 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFilter
 
-from tests.tasks.data_folder import CONCEPT, findings, lay_out, reason, run, texture, tokenizers_only
+from tests.tasks.data_folder import CONCEPT, findings, reason, run, texture
 from tlora.base_model import ModelSpec
 from tlora.errors import PictureError
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
-    """Return a base model with nothing but its tokenizers."""
-    return tokenizers_only(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a data folder in order, the working folder being two above it."""
-    monkeypatch.chdir(tmp_path)
-    return lay_out(tmp_path)
 
 
 def test_pictures_that_ruin_adapters_are_warned_of(data: Path, base: ModelSpec) -> None:

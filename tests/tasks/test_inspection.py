@@ -1,24 +1,9 @@
 import json
 from pathlib import Path
 
-import pytest
-
-from tests.tasks.data_folder import lay_out, run, tokenizers_only
+from tests.tasks.data_folder import run
 from tlora.base_model import ModelSpec
 from tlora.manifest import read_manifest
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
-    """Return a base model with nothing but its tokenizers."""
-    return tokenizers_only(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a data folder in order, the working folder being two above it."""
-    monkeypatch.chdir(tmp_path)
-    return lay_out(tmp_path)
 
 
 def test_an_unchanged_picture_is_not_decoded_again_and_a_damaged_memory_is(data: Path, base: ModelSpec) -> None:

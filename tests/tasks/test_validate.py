@@ -7,24 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks.data_folder import findings, lay_out, run, texture, tokenizers_only
+from tests.tasks.data_folder import findings, run, texture
 from tests.tasks.picture_corpus import make_corpus
 from tlora.base_model import ModelSpec
 from tlora.errors import PictureError
 from tlora.manifest import read_manifest
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
-    """Return a base model with nothing but its tokenizers."""
-    return tokenizers_only(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a data folder in order, the working folder being two above it."""
-    monkeypatch.chdir(tmp_path)
-    return lay_out(tmp_path)
 
 
 def test_the_stage_reports_every_refused_file_of_the_corpus_and_stops(data: Path, base: ModelSpec) -> None:

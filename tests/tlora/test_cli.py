@@ -96,5 +96,5 @@ def test_what_is_wrong_is_one_line(folder: Path) -> None:
     Path("prompts.txt").write_text("\n\n")
     with pytest.raises(SystemExit, match=r"prompts\.txt: holds no prompt"):
         infer()
-    with pytest.raises(SystemExit, match=r"nowhere\.yaml: cannot be read"):
+    with pytest.raises(SystemExit, match=r"nowhere\.yaml: no such file"):
         main(["train", "--config", "nowhere.yaml"])
