@@ -1,8 +1,18 @@
 """What every test is run under: no GPU means no GPU tests, and where it is asked for, a skipped test is a failure."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests.browser import Browser, open_browser
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """Return Chromium; a test without one is skipped."""
+    with open_browser() as opened:
+        yield opened
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
