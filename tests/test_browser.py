@@ -17,7 +17,9 @@ def page_of(folder: Path, body: str) -> Path:
 
 
 def test_a_sound_page_has_no_problems_and_can_be_used(browser: Browser, tmp_path: Path) -> None:
-    visit = browser.visit(page_of(tmp_path, '<h1>Wand</h1><img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">'), width=400)
+    visit = browser.visit(
+        page_of(tmp_path, '<h1>Wand</h1><img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">'), width=400
+    )
     assert (visit.page.inner_text("h1"), visit.problems) == ("Wand", [])
     assert visit.page.evaluate("[innerWidth, matchMedia('(prefers-color-scheme: dark)').matches]") == [400, False]
 
