@@ -1,0 +1,22 @@
+"""`tlora train`: an adapter from one flat configuration."""
+
+import argparse
+
+from tlora.commands.config_options import add_config_options, use_token
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_config_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train."""
+    from tlora.flat_config import read_flat_config
+
+    use_token(options)
+    config = read_flat_config(options.config)
+    from tlora.single_run import train_from_config
+
+    for line in train_from_config(config):
+        print(line, flush=True)
