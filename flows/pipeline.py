@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Failed
 
 from flows import stages
-from flows.report import run_report
+from flows.report import data_report, run_report
 from flows.stages import Outcome, StageRun
 from tlora.errors import TloraError
 
@@ -65,6 +65,8 @@ def pipeline(stage_timeout_seconds: float | None = None) -> State[None]:
         if not state.is_completed():
             break
     create_markdown_artifact(run_report(runs, order), key="pipeline", description="What ran, and what came of it")
+    if data := data_report(runs):
+        create_markdown_artifact(data, key="data", description="What changed in the data since the champion's")
     return _verdict(runs)
 
 

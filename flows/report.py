@@ -10,6 +10,7 @@ from tasks.cli import read_params
 from tlora.errors import SettingsError
 
 METRICS = Path("metrics/evaluate.json")
+DATA_CHANGES = Path("reports/register/data_changes.md")
 PARAMS = Path("params.yaml")
 SECTIONS = ("model", "train")  # what an adapter is made of; the rest of params.yaml is a click away
 
@@ -28,6 +29,12 @@ def run_report(runs: list[StageRun], order: list[str]) -> str:
         parts += metrics_report(json.loads(METRICS.read_text(encoding="utf-8")))
     parts += _params_report()
     return "\n\n".join(parts) + "\n"
+
+
+def data_report(runs: list[StageRun]) -> str | None:
+    """Return what `register` wrote of the data since the champion's, as Markdown; None where it did not run."""
+    registered = any(run.stage == "register" and not run.reason for run in runs)
+    return DATA_CHANGES.read_text(encoding="utf-8") if registered and DATA_CHANGES.exists() else None
 
 
 def metrics_report(metrics: Mapping[str, Any]) -> list[str]:

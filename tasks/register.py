@@ -4,24 +4,30 @@ The one stage with a side effect, and so the one that runs every time: another s
 the files with nothing trained. The second time it says "already version 3" and changes nothing.
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.choice import choose_checkpoint, objection_to_champion, read_evaluation
 from tasks.cli import run_stage
+from tasks.data_changes import SinceChampion, say_since, since_to_markdown
 from tasks.model_page import GRID, PREVIEW, PREVIEW_WIDTH, metrics_table, model_page
+from tasks.state import write_text
 from tasks.story import Folders, Story, read_story
 from tasks.tracking import runs, versions
 from tasks.tracking.store import Store, explained_failures, open_store, public_uri
 from tlora.base_model import ModelSpec
+from tlora.changes import compare_splits
 from tlora.errors import CheckpointError
+from tlora.manifest import read_split
 from tlora.settings import parse_settings
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+MANIFEST = "manifest"  # among the run's artifacts: what later versions of the data are compared with
 SHOWN = "metrics_digest"  # tag: which evaluation a run or a version shows; written last, so it also means "complete"
 
 
@@ -60,7 +66,7 @@ def register(
         adapters: Folder of checkpoints.
         metrics: The evaluation, JSON.
         grids: Folder of its grids.
-        reports: Folder of the stages' reports.
+        reports: Folder of the stages' reports; `register/data_changes.md` is written there, what changed since the champion.
         manifest: Folder of both manifests.
         concept: concept.yaml.
         data: What `dvc add` wrote about the data folder.
@@ -74,18 +80,32 @@ def register(
     name = f"tlora-{model.name}-{choice.metadata.concept}"
     with explained_failures():
         store = open_store()
-        run_id = _show_run(store, story, grids, {"reports": reports, "metrics": metrics, "concept": concept})
-        version, news = _show_version(store, story, model, name, run_id)
+        since = _since_champion(store, name, manifest)
+        write_text(reports / "register" / "data_changes.md", since_to_markdown(since))
+        artifacts = {"reports": reports, "metrics": metrics, "concept": concept, MANIFEST: manifest}
+        run_id = _show_run(store, story, since, grids, artifacts)
+        version, news = _show_version(store, story, since, model, name, run_id)
         news += _place_aliases(store, version, objection)
         aliases = versions.aliases_of(store, name)
     mine = sorted(alias for alias, number in aliases.items() if number == str(version.version))
     print(f"register: {', '.join(news)}")
+    print(f"register: {say_since(since)}")
     if CHAMPION not in mine and objection:
         print(f"register: not champion: {objection}")
     _say_where(store, version, mine, grids)
 
 
-def _show_run(store: Store, story: Story, grids: Path, artifacts: dict[str, Path]) -> str:
+def _since_champion(store: Store, name: str, manifest: Path) -> SinceChampion:
+    champion = versions.find_alias(store, name, CHAMPION)
+    if champion is None:
+        return SinceChampion(None, None)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = runs.fetch_folder(store, champion.run_id, MANIFEST, Path(folder)) if champion.run_id else None
+        changes = compare_splits(read_split(kept), read_split(manifest)) if kept else None
+    return SinceChampion(str(champion.version), changes)
+
+
+def _show_run(store: Store, story: Story, since: SinceChampion, grids: Path, artifacts: dict[str, Path]) -> str:
     """Complete the run of the adapter and return its id."""
     run = runs.find_or_create_run(store, story.choice.metadata, story.started)
     run_id = run.info.run_id
@@ -101,14 +121,16 @@ def _show_run(store: Store, story: Story, grids: Path, artifacts: dict[str, Path
     runs.log_pictures(store, run_id, "grid", pictures, again=SHOWN in run.data.tags)
     runs.log_preview(store, run_id, grids / "grid.png", PREVIEW, PREVIEW_WIDTH)
     runs.log_files(store, run_id, {**artifacts, str(Path(GRID).parent): grids / "grid.png"})
-    system = {"mlflow.source.git.commit": story.tags["git_commit"], "mlflow.note.content": _page(story, run_id)}
+    system = {"mlflow.source.git.commit": story.tags["git_commit"], "mlflow.note.content": _page(story, since, run_id)}
     tags = {**story.tags, **system, "host": str(story.record.get("host", "")), SHOWN: story.evaluation.digest}
     runs.log_params_and_tags(store, run, story.params(), tags)
     store.client.set_terminated(run_id, "FINISHED", story.ended)
     return run_id
 
 
-def _show_version(store: Store, story: Story, model: ModelSpec, name: str, run_id: str) -> "tuple[ModelVersion, list[str]]":
+def _show_version(
+    store: Store, story: Story, since: SinceChampion, model: ModelSpec, name: str, run_id: str
+) -> "tuple[ModelVersion, list[str]]":
     """Return the version that holds the adapter, made if there is none, and what was done."""
     choice, tags = story.choice, dict(story.tags)
     tags |= {"checkpoint": choice.name, "step": str(choice.metadata.step)}
@@ -123,7 +145,7 @@ def _show_version(store: Store, story: Story, model: ModelSpec, name: str, run_i
     elif version.tags.get(SHOWN) != story.evaluation.digest:
         news.append("evaluated anew")
     if version.tags.get(SHOWN) != story.evaluation.digest:
-        store.client.update_model_version(name, version.version, _page(story, run_id))
+        store.client.update_model_version(name, version.version, _page(story, since, run_id))
         versions.set_version_tags(store, version, {**tags, SHOWN: story.evaluation.digest})
     return version, news
 
@@ -141,13 +163,14 @@ def _place_aliases(store: Store, version: "ModelVersion", objection: str | None)
     return [f"now {alias}" for alias in new]
 
 
-def _page(story: Story, run_id: str) -> str:
+def _page(story: Story, since: SinceChampion, run_id: str) -> str:
     choice, metadata = story.choice, story.choice.metadata
     gate = f"Not fit to be champion unasked: {story.objection}." if story.objection else "Passes the gate for a first champion."
     paragraphs = [
         f"T-LoRA of **{metadata.concept}** (trigger word `{metadata.trigger}`) for {metadata.base}, {choice.name}.",
         f"{story.evaluation.reason}.",
         gate,
+        f"Data: {say_since(since)}.",
     ]
     return model_page(paragraphs, metrics_table(story.evaluation.checkpoints, choice.name), story.tags, run_id)
 

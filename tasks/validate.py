@@ -5,7 +5,6 @@ imports torch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.checks import (
@@ -35,16 +34,10 @@ from tlora.base_model import ModelSpec
 from tlora.colour import Refused
 from tlora.concept import Concept, read_concept
 from tlora.errors import ModelError, PictureError
-from tlora.manifest import Manifest, PictureItem, build_manifest, manifest_to_json, split_items
+from tlora.manifest import PictureItem, Split, build_manifest, manifest_to_json, split_items
 from tlora.pictures import list_pictures
 from tlora.tokens import TextSettings, load_tokenizers
 from tlora.views import ViewSettings
-
-
-@dataclass(frozen=True)
-class _Split:
-    train: Manifest
-    held_out: Manifest
 
 
 def validate(
@@ -97,7 +90,7 @@ def validate(
     write_json(manifest / "held_out.json", manifest_to_json(split.held_out))
 
 
-def _split(inspections: Sequence[Inspection], concept: Concept) -> tuple[_Split, list[Finding]]:
+def _split(inspections: Sequence[Inspection], concept: Concept) -> tuple[Split, list[Finding]]:
     items = [
         PictureItem(seen.picture, seen.sha256, seen.look.width, seen.look.height, seen.caption or "")
         for seen in inspections
@@ -107,11 +100,11 @@ def _split(inspections: Sequence[Inspection], concept: Concept) -> tuple[_Split,
         train, held_out = split_items(items, concept.held_out)
     except Refused as refused:
         finding = Finding("error", "split", "concept.yaml", refused.reason, refused.remedy)
-        return _Split(build_manifest(items), build_manifest([])), [finding]
-    return _Split(build_manifest(train), build_manifest(held_out)), []
+        return Split(build_manifest(items), build_manifest([])), [finding]
+    return Split(build_manifest(train), build_manifest(held_out)), []
 
 
-def _check_lengths(split: _Split, concept: Concept, model: ModelSpec, max_sequence_length: int) -> Iterator[Finding]:
+def _check_lengths(split: Split, concept: Concept, model: ModelSpec, max_sequence_length: int) -> Iterator[Finding]:
     try:
         tokenizers = load_tokenizers(model, max_sequence_length)
     except ModelError as error:
@@ -130,7 +123,7 @@ def _write_reports(folder: Path, findings: Sequence[Finding], report: DataReport
     write_text(folder / "report.html", render_report(report, findings, thumbnail))
 
 
-def _say(findings: Sequence[Finding], split: _Split, report: Path) -> None:
+def _say(findings: Sequence[Finding], split: Split, report: Path) -> None:
     if findings:
         print(findings_to_text(findings))
     train, held_out = len(split.train.items), len(split.held_out.items)

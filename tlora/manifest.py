@@ -47,6 +47,14 @@ class Manifest:
     digest: str
 
 
+@dataclass(frozen=True)
+class Split:
+    """One version of the data: what is trained on, and what is held out."""
+
+    train: Manifest
+    held_out: Manifest
+
+
 def build_manifest(items: Sequence[PictureItem]) -> Manifest:
     """Return the manifest of some items: the same items, in whatever order, the same digest."""
     ordered = tuple(sorted(items, key=lambda item: item.picture))
@@ -74,6 +82,15 @@ def read_manifest(path: Path) -> Manifest:
     if _digest(manifest.items) != manifest.digest:
         raise PictureError(f"{path}: its digest does not fit its items: it was edited by hand; run validate again")
     return manifest
+
+
+def read_split(folder: Path) -> Split:
+    """Read both manifests of a folder that `validate` wrote.
+
+    Raises:
+        PictureError: As `read_manifest`.
+    """
+    return Split(read_manifest(folder / "train.json"), read_manifest(folder / "held_out.json"))
 
 
 def split_items(

@@ -163,6 +163,13 @@ def log_files(store: Store, run_id: str, files: Mapping[str, Path]) -> None:
             store.client.log_artifact(run_id, str(path), folder)
 
 
+def fetch_folder(store: Store, run_id: str, folder: str, into: Path) -> Path | None:
+    """Copy a folder that a run keeps, and return where; None if it keeps none of that name."""
+    if not any(file.path == folder and file.is_dir for file in store.client.list_artifacts(run_id)):
+        return None
+    return Path(store.client.download_artifacts(run_id, folder, str(into)))
+
+
 def _points(section: str, values: Mapping[str, Any]) -> list[Point]:
     step, points = int(values.get("step", 0)), []
     for name, value in values.items():

@@ -116,6 +116,13 @@ def create_version(store: Store, run_id: str, model: ServedModel, name: str, tag
     return store.client.get_model_version(name, str(info.registered_model_version))
 
 
+def find_alias(store: Store, name: str, alias: str) -> "ModelVersion | None":
+    """Return the version of a model that an alias points at; None if there is no such alias, or no such model yet."""
+    found = store.client.search_registered_models(f"name = '{name}'", max_results=1)
+    number = found[0].aliases.get(alias) if found else None
+    return store.client.get_model_version(name, str(number)) if number else None
+
+
 def aliases_of(store: Store, name: str) -> dict[str, str]:
     """Return the aliases of a registered model and the versions that they point at."""
     return {alias: str(version) for alias, version in store.client.get_registered_model(name).aliases.items()}

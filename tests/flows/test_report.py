@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.report import metrics_report, run_report
+from flows.report import data_report, metrics_report, run_report
 from flows.stages import StageRun
 
 ORDER = ["data.dvc", "train", "evaluate", "register"]
@@ -55,3 +55,13 @@ def test_no_recommendation_is_said(results: Path):
 def test_a_missing_params_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert "params.yaml: no such file" in run_report([], ORDER)
+
+
+def test_what_changed_in_the_data_is_shown_only_where_register_wrote_it_now(results: Path):
+    registered = [StageRun("register", "Completed", "", 4.0)]
+    assert data_report(registered) is None
+    (results / "reports" / "register").mkdir(parents=True)
+    (results / "reports" / "register" / "data_changes.md").write_text("# Data\n\nNothing changed.\n")
+    assert data_report(registered) == "# Data\n\nNothing changed.\n"
+    assert data_report([StageRun("register", "Failed", "the store is away", 4.0)]) is None
+    assert data_report([StageRun("train", "Failed", "loss is not finite", 4.0)]) is None

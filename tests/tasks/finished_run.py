@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ class FinishedRun:
         record = {"git_commit": "c0ffee", "host": "kiln", "started": "2026-11-23T10:00:00+00:00", "params": params}
         self._write("reports/train/run.json", record)
 
+    def hold_data(self, train: Mapping[str, str]) -> None:
+        """Write the manifests of these captioned pictures, named by a digit, and of the held-out `brick_2.png`."""
+        for file, captions in (("train", train), ("held_out", {"brick_2.png": "a matbrk wall"})):
+            items = [PictureItem(name, name[6] * 64, 32, 32, caption) for name, caption in captions.items()]
+            self._write(f"artifacts/manifest/{file}.json", manifest_to_json(build_manifest(items)))
+
     def _write(self, name: str, value: Any) -> None:
         file = self.root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,9 +89,7 @@ def lay_out(root: Path, base: Path) -> FinishedRun:
     shutil.copytree(base, root / BASE)
     run.train()
     run.evaluate("checkpoint-000002")
-    pictures = [PictureItem(f"brick_{i}.png", f"{i}" * 64, 32, 32, "a matbrk wall") for i in range(3)]
-    run._write("artifacts/manifest/train.json", manifest_to_json(build_manifest(pictures[:2])))
-    run._write("artifacts/manifest/held_out.json", manifest_to_json(build_manifest(pictures[2:])))
+    run.hold_data(train={"brick_0.png": "a matbrk wall", "brick_1.png": "a matbrk wall"})
     drawing = {"width": 32, "height": 32, "num_inference_steps": 2, "guidance_scale": 3.5, "lora_scale": 1.0}
     drawing |= {"sigma_mask": "timestep", "max_sequence_length": 16}
     run._write("reports/evaluate/setup.json", {"drawing": drawing, "prompts": ["a matbrk wall"], "seeds": [0, 1]})

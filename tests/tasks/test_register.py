@@ -150,6 +150,28 @@ def test_a_second_adapter_is_challenger_and_leaves_the_champion_alone(finished_r
     assert aliases_of(open_store(), NAME) == {"champion": "1", "challenger": "2"}
 
 
+def test_what_changed_in_the_data_since_the_champion_is_on_the_page_and_among_the_artifacts(
+    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished_run.register()
+    assert "register: no champion yet to compare the data with\n" in capsys.readouterr().out
+    finished_run.train(code="code-2", seed=2)
+    finished_run.hold_data(train={"brick_0.png": "a matbrk floor", "brick_9.png": "a matbrk wall"})
+    finished_run.register()
+    said = "since the data of the champion (version 1): 1 picture added, 1 picture removed, 1 caption changed"
+    assert f"register: {said}\n" in capsys.readouterr().out
+    client = open_store().client
+    version = client.get_model_version(NAME, "2")
+    assert f"Data: {said}." in version.description
+    assert {"manifest/train.json", "manifest/held_out.json"} <= {*artifacts(client, version.run_id)}
+    page = Path(client.download_artifacts(version.run_id, "reports/register/data_changes.md")).read_text()
+    assert "- `brick_0.png`: `a matbrk wall` is now `a matbrk floor`\n" in page
+    assert page == Path("reports/register/data_changes.md").read_text()
+    before = snapshot(client)
+    finished_run.register()
+    assert snapshot(client) == before
+
+
 def test_a_new_evaluation_of_the_same_adapter_is_shown_on_the_same_version(
     finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
