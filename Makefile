@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup pull demo new test pocket
+.PHONY: help setup pull demo new restore test pocket
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -43,6 +43,10 @@ demo: pull ## from the shipped photographs to a registered adapter; again: nothi
 # make new DATA=~/bricks TRIGGER=matbrk [NAME=bricks] [REPLACE=1]
 new: setup ## start with your own pictures: DATA=folder TRIGGER=word
 	python -m tasks.new --data "$(DATA)" --trigger "$(TRIGGER)" $(if $(NAME),--name "$(NAME)") $(if $(REPLACE),--replace)
+
+# make restore VERSION=champion, or DIGEST=... of an earlier data.dvc
+restore: setup ## put data/ back to what a version was trained on: VERSION=champion
+	python -m tasks.restore_data $(if $(DIGEST),--digest "$(DIGEST)",--version "$(VERSION)")
 
 test: setup ## format, lint, types, import rules, unit tests with doctests, the slow tests
 	ruff format --check .

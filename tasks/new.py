@@ -6,7 +6,6 @@ Nothing of the user's is touched: pictures are copied, and what stood here befor
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import time
 import unicodedata
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from tasks.dvc_command import run_dvc
 from tasks.state import state_folder, write_text
 from tlora.concept import parse_concept
 from tlora.errors import PictureError, SettingsError, TloraError
@@ -103,11 +103,10 @@ def add_to_dvc() -> None:
     Raises:
         PictureError: With DVC's own words, if it refuses.
     """
-    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(DATA)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        words = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
-        raise PictureError(f"the pictures are in place, but 'dvc add {DATA}' failed: {words[0] if words else 'no reason given'}")
+    try:
+        run_dvc("add", "--quiet", str(DATA))
+    except PictureError as error:
+        raise PictureError(f"the pictures are in place, but {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,12 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.choice import Choice, Evaluation, read_json
+from tasks.dvc_command import read_dvc_file
 from tasks.provenance import digest_of
 from tlora.checkpoint import AdapterMetadata
-from tlora.errors import CheckpointError, PictureError
+from tlora.errors import CheckpointError
 from tlora.manifest import read_manifest
 
 
@@ -76,7 +75,7 @@ def read_story(choice: Choice, evaluation: Evaluation, objection: str | None, fo
         PictureError: If the data folder is not versioned.
     """
     trained, held_out = read_manifest(folders.manifest / "train.json"), read_manifest(folders.manifest / "held_out.json")
-    path, digest = _read_dvc(folders.data)
+    path, digest = read_dvc_file(folders.data)
     setup = read_json(folders.reports / "evaluate" / "setup.json")
     record = read_json(folders.reports / "train" / "run.json")
     told = choice.metadata
@@ -131,14 +130,3 @@ def _read_log(file: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise CheckpointError(f"{file}: not a line of JSON per step: {error}") from error
-
-
-def _read_dvc(file: Path) -> tuple[str, str]:
-    """Return path and digest of the folder that a .dvc file stands for."""
-    if not file.exists():
-        raise PictureError(f"{file}: no such file: version the pictures with 'dvc add {file.stem}'")
-    try:
-        tracked = yaml.safe_load(file.read_text(encoding="utf-8"))["outs"][0]
-        return str(tracked["path"]), str(tracked["md5"])
-    except (yaml.YAMLError, KeyError, IndexError, TypeError) as error:
-        raise PictureError(f"{file}: not what 'dvc add' writes: {error}") from error

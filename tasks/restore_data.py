@@ -1,0 +1,155 @@
+"""`make restore VERSION=champion`: put data/ back to what an adapter was trained on. Not a stage.
+
+Git knows which commit's data.dvc had a digest, DVC brings the files back. What DVC does not hold yet, or Git has no record of,
+is never overwritten.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from tasks.cli import read_section
+from tasks.dvc_command import parse_dvc_file, read_dvc_file, run_dvc
+from tasks.state import write_text
+from tasks.telemetry import telemetry_off
+from tasks.tracking.store import TrackingError, explained_failures, open_store
+from tasks.tracking.versions import find_alias
+from tlora.base_model import ModelSpec
+from tlora.concept import read_concept
+from tlora.errors import PictureError, TloraError
+from tlora.settings import parse_settings
+
+FILE = Path("data.dvc")
+CONCEPT = Path("concept.yaml")
+DATA_TAG = "data_dvc"  # of a version: the digest of its data
+
+
+def restore_data(digest: str) -> str:
+    """Bring the data folder back to a digest.
+
+    Args:
+        digest: What a `data.dvc` said, or its beginning.
+
+    Returns:
+        What was done, for a person.
+
+    Raises:
+        PictureError: If something would be lost, or the files cannot be had; then all is as it was.
+    """
+    before = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
+    folder, current = read_dvc_file(FILE)
+    if current.startswith(digest) and not _changed(folder):
+        return f"{folder}/ is that version already ({current})"
+    _require_kept(folder, current)
+    commit, text = _find_commit(digest) or ("", _without_sizes(before, current, digest))
+    write_text(FILE, text)
+    try:
+        _check_out()
+    except (PictureError, KeyboardInterrupt):
+        write_text(FILE, before)
+        run_dvc("checkout", "--quiet", str(FILE))
+        raise
+    if not commit:
+        run_dvc("add", "--quiet", folder)  # writes the sizes back, so that the file is what it was
+    return "\n".join([f"{folder}/ is back at {read_dvc_file(FILE)[1]}", *_concept_hint(commit)])
+
+
+def digest_of_version(version: str) -> str:
+    """Return the data digest of a registered version, given by alias or number, of this base model and concept.
+
+    Raises:
+        TrackingError: If there is no such version, or it does not say what it was trained on.
+    """
+    model = parse_settings(ModelSpec, read_section(Path("params.yaml"), "model"), "params.yaml: model")
+    name = f"tlora-{model.name}-{read_concept(CONCEPT).name}"
+    with explained_failures():
+        store = open_store()
+        if version.isdigit():
+            found = next(iter(store.client.search_model_versions(f"name = '{name}' and version_number = {version}")), None)
+        else:
+            found = find_alias(store, name, version)
+    if found is None:
+        raise TrackingError(f"{name}: no version {version!r} in the MLflow store: give an alias, a number, or --digest")
+    if DATA_TAG not in found.tags:
+        raise TrackingError(f"{name}, version {found.version}: does not say what it was trained on: give --digest")
+    return found.tags[DATA_TAG]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.restore_data", description="Put data/ back to an earlier version.")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--version", help="alias or number of a registered version, such as champion")
+    which.add_argument("--digest", help="md5 that a data.dvc named, or its first characters")
+    options = parser.parse_args(arguments)
+    telemetry_off()
+    try:
+        print(f"restore: {restore_data(options.digest or digest_of_version(options.version))}")
+    except (TloraError, OSError) as error:
+        print(f"restore: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _changed(folder: str) -> bool:
+    """Whether the folder is there and is not what DVC recorded."""
+    return Path(folder).exists() and run_dvc("status", "--json", str(FILE)).strip() not in ("", "{}")
+
+
+def _require_kept(folder: str, current: str) -> None:
+    if _changed(folder):
+        raise PictureError(f"{folder}/: has changes that DVC does not hold yet: first 'dvc add {folder}' and commit {FILE}")
+    if not _find_commit(current):
+        raise PictureError(f"{FILE}: no commit holds it, so the way back would be lost: first 'git commit {FILE}'")
+
+
+def _find_commit(digest: str) -> tuple[str, str] | None:
+    """Return the last commit whose data.dvc has this digest, and the text of that file; None if there is none."""
+    for commit in _git("log", "--all", "--format=%H", f"-S{digest}", "--", str(FILE)).split():
+        text = _git("show", f"{commit}:./{FILE}")
+        try:
+            if text and parse_dvc_file(text)[1].startswith(digest):
+                return commit, text
+        except ValueError:
+            continue
+    return None
+
+
+def _without_sizes(text: str, current: str, digest: str) -> str:
+    """Return the text of a data.dvc that names a digest of which Git knows nothing.
+
+    Raises:
+        PictureError: If it is no whole digest.
+    """
+    if len(digest) != len(current) or not digest.endswith(".dir"):
+        raise PictureError(f"{digest}: no commit's {FILE} has this digest: see 'git log {FILE}', or give it whole, with .dir")
+    (out,) = yaml.safe_load(text)["outs"]
+    kept = {key: value for key, value in out.items() if key not in ("size", "nfiles")}
+    return yaml.safe_dump({"outs": [kept | {"md5": digest}]}, sort_keys=False)
+
+
+def _check_out() -> None:
+    try:
+        run_dvc("checkout", "--quiet", str(FILE))
+    except PictureError:
+        run_dvc("pull", "--quiet", str(FILE))  # not in this machine's cache: from the default remote
+
+
+def _concept_hint(commit: str) -> list[str]:
+    then = _git("show", f"{commit}:./{CONCEPT}") if commit else ""
+    if not then or (CONCEPT.exists() and CONCEPT.read_text(encoding="utf-8") == then):
+        return []
+    return [f"  {CONCEPT} was another then: git checkout {commit[:12]} -- {CONCEPT}"]
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return answer.stdout if answer.returncode == 0 else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
