@@ -1,7 +1,7 @@
 """The thin adapter to DVC: ask for the order of its stages, run one as a child process that is ours.
 
 Only the command line is used. DVC never forwards a signal to the stage that it runs, so dvc and stage get a process group
-of their own, and whoever stops waiting for the group stops the group.
+of their own, and whoever stops waiting for the group stops the group: this process, or, if it was killed with -9, the keeper.
 """
 
 import json
@@ -18,6 +18,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
+from flows import keeper
 from tasks.cli import PREEMPTED
 from tasks.state import state_folder
 from tlora.errors import SettingsError
@@ -76,7 +77,8 @@ def order_graph(dot: str) -> list[str]:
 def run_stage(stage: str, log: Callable[[str], None], *, grace_seconds: float = GRACE_SECONDS) -> StageRun:
     """Let DVC bring one stage up to date, and say what became of it.
 
-    Whatever interrupts this call (a cancelled flow, a timeout, the keyboard) stops the stage too: TERM, wait, KILL.
+    Whatever interrupts this call (a cancelled flow, a timeout, the keyboard) or ends this process (kill -9) stops the stage
+    too: TERM, wait, KILL.
 
     Args:
         stage: A node of `stage_order`.
@@ -85,7 +87,8 @@ def run_stage(stage: str, log: Callable[[str], None], *, grace_seconds: float = 
     """
     started = time.time()
     process = subprocess.Popen(
-        _dvc("--wait-for-lock", "repro", "--single-item", stage),
+        [*_keeper(grace_seconds), *_dvc("--wait-for-lock", "repro", "--single-item", stage)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -95,7 +98,7 @@ def run_stage(stage: str, log: Callable[[str], None], *, grace_seconds: float = 
     )
     lines: list[str] = []
     finished = False
-    with process:  # closes the pipe and reaps dvc
+    with process:  # closes the pipes and reaps the keeper
         try:
             _follow(process, lines, log)
             finished = True
@@ -153,6 +156,10 @@ def _dvc_error(output: str) -> str:
 
 def _dvc(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dvc", *arguments]
+
+
+def _keeper(grace_seconds: float) -> list[str]:
+    return [sys.executable, "-I", keeper.__file__, str(grace_seconds)]
 
 
 def _environment() -> dict[str, str]:

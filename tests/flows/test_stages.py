@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -7,6 +10,8 @@ import pytest
 from flows.stages import order_graph, run_stage, stage_order
 from tests.flows.brickyard import FAIL, PREEMPTED_ONCE, SLOW
 from tlora.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_dvc_files_come_first_and_every_stage_after_what_it_needs():
@@ -115,6 +120,27 @@ def test_a_stage_that_will_not_stop_is_killed(brickyard: Path):
     with pytest.raises(KeyboardInterrupt):
         run_stage("announce", interrupt, grace_seconds=0.5)
     assert not _processes_in(brickyard)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trap", "saved"), [(SLOW, True), ("trap '' TERM\necho started\nsleep 60\n", False)])
+def test_a_flow_that_is_killed_takes_its_stage_along(brickyard: Path, trap: str, saved: bool):
+    """Killed with -9, that is: nothing in the flow can run any more, and its end of the stage's output is closed."""
+    (brickyard / "announce.sh").write_text(trap)
+    (brickyard / "double.txt").write_text("6\n6\n")
+    code = "from flows.stages import run_stage; run_stage('announce', lambda line: print(line, flush=True), grace_seconds=2)"
+    flow = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    with flow:
+        assert flow.stdout is not None
+        assert any(line == "started\n" for line in flow.stdout)
+        flow.kill()
+    deadline = time.monotonic() + 30
+    while _processes_in(brickyard) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _processes_in(brickyard)
+    assert (brickyard / "saved").exists() == saved
 
 
 def _processes_in(folder: Path) -> list[list[str]]:
