@@ -12,19 +12,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
 from flows import keeper
+from flows.hidden import strike_out
 from tasks.cli import PREEMPTED
 from tasks.state import state_folder
 from tlora.errors import SettingsError
 
 Outcome = Literal["Completed", "Skipped", "Restored", "Preempted", "Failed"]
 
+_NO_SECRETS: Mapping[str, str] = {}
 GRACE_SECONDS = 25.0  # for a stage to save what it needs; Prefect kills a cancelled flow after 30
 
 _NODE = re.compile(r'^"(?P<node>[^"]+)";$', re.MULTILINE)
@@ -74,7 +76,9 @@ def order_graph(dot: str) -> list[str]:
     return sorted(order, key=lambda node: not node.endswith(".dvc"))  # stable: the order among the others is kept
 
 
-def run_stage(stage: str, log: Callable[[str], None], *, grace_seconds: float = GRACE_SECONDS) -> StageRun:
+def run_stage(
+    stage: str, log: Callable[[str], None], *, secrets: Mapping[str, str] = _NO_SECRETS, grace_seconds: float = GRACE_SECONDS
+) -> StageRun:
     """Let DVC bring one stage up to date, and say what became of it.
 
     Whatever interrupts this call (a cancelled flow, a timeout, the keyboard) or ends this process (kill -9) stops the stage
@@ -82,7 +86,8 @@ def run_stage(stage: str, log: Callable[[str], None], *, grace_seconds: float = 
 
     Args:
         stage: A node of `stage_order`.
-        log: Called with each line that DVC and the stage print.
+        log: Called with each line that DVC and the stage print, secrets struck out.
+        secrets: What is added to the stage's environment.
         grace_seconds: How long a stage that was asked to stop may take to save its work.
     """
     started = time.time()
@@ -93,37 +98,41 @@ def run_stage(stage: str, log: Callable[[str], None], *, grace_seconds: float = 
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=_environment(),
+        env={**_environment(), **secrets},
         start_new_session=True,
     )
     lines: list[str] = []
+
+    def hear(line: str) -> None:
+        lines.append(strike_out(line, secrets))
+        log(lines[-1])
+
     finished = False
     with process:  # closes the pipes and reaps the keeper
         try:
-            _follow(process, lines, log)
+            _follow(process, hear)
             finished = True
         finally:
             if not finished:
-                _stop(process, lines, log, grace_seconds)
+                _stop(process, hear, grace_seconds)
     outcome, reason = _judge(stage, process.returncode, lines, started)
-    return StageRun(stage, outcome, reason, time.time() - started)
+    return StageRun(stage, outcome, strike_out(reason, secrets), time.time() - started)
 
 
-def _follow(process: "subprocess.Popen[str]", lines: list[str], log: Callable[[str], None]) -> None:
+def _follow(process: "subprocess.Popen[str]", hear: Callable[[str], None]) -> None:
     assert process.stdout is not None  # it is a pipe
     for line in process.stdout:
         if text := line.rstrip():
-            lines.append(text)
-            log(text)
+            hear(text)
 
 
-def _stop(process: "subprocess.Popen[str]", lines: list[str], log: Callable[[str], None], grace_seconds: float) -> None:
+def _stop(process: "subprocess.Popen[str]", hear: Callable[[str], None], grace_seconds: float) -> None:
     """Ask the group to stop, pass on its last words, and kill what is left of it."""
     os.killpg(process.pid, signal.SIGTERM)
     killer = threading.Timer(grace_seconds, os.killpg, (process.pid, signal.SIGKILL))
     killer.start()
     try:
-        _follow(process, lines, log)  # until the last of the group has closed its output
+        _follow(process, hear)  # until the last of the group has closed its output
     finally:
         killer.cancel()
         os.killpg(process.pid, signal.SIGKILL)  # cannot meet a stranger: the leader is not reaped yet

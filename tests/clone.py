@@ -28,6 +28,7 @@ class Clone:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(folder),
+            "TMPDIR": str(folder.parent),  # where the device's lock lies: nobody else's run is waited for
             "GIT_CONFIG_COUNT": "2",
             "GIT_CONFIG_KEY_0": "user.name",
             "GIT_CONFIG_VALUE_0": "test",
@@ -96,7 +97,7 @@ def new_clone(folder: Path) -> Clone:
     folder.mkdir(parents=True, exist_ok=True)
     copy_tree(folder)
     person = Clone(folder)
-    person.run("git", "init", "--quiet")
+    person.run("git", "init", "--quiet", "--initial-branch", "main")
     person.change_params("params.yaml", {f"{s}.{k}": v for s, values in QUICK.items() for k, v in values.items()})
     person.commit("start")
     person.run("dvc", "pull", "--remote", "shipped", *SHIPPED)

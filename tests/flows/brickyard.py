@@ -40,3 +40,12 @@ trap 'echo "saving"; touch saved; exit 75' TERM
 echo "started"
 while :; do sleep 0.1; done
 """
+
+TELLTALE = """\
+echo "$HF_TOKEN $MLFLOW_TRACKING_PASSWORD" > told
+echo "401 for $HF_TOKEN"
+echo "$MLFLOW_TRACKING_PASSWORD is wrong too"
+mkdir -p .state
+echo "{\\"stage\\": \\"announce\\", \\"code\\": 2, \\"reason\\": \\"$HF_TOKEN is no token\\"}" > .state/last_exit.json
+exit 2
+"""

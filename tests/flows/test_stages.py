@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from flows.stages import order_graph, run_stage, stage_order
-from tests.flows.brickyard import FAIL, PREEMPTED_ONCE, SLOW
+from tests.flows.brickyard import FAIL, PREEMPTED_ONCE, SLOW, TELLTALE
 from tlora.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +120,18 @@ def test_a_stage_that_will_not_stop_is_killed(brickyard: Path):
     with pytest.raises(KeyboardInterrupt):
         run_stage("announce", interrupt, grace_seconds=0.5)
     assert not _processes_in(brickyard)
+
+
+@pytest.mark.slow
+def test_a_stage_is_given_its_secrets_and_no_line_shows_them(brickyard: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "under-the-mat")
+    (brickyard / "announce.sh").write_text(TELLTALE)
+    (brickyard / "double.txt").write_text("6\n6\n")
+    lines: list[str] = []
+    run = run_stage("announce", lines.append, secrets={"HF_TOKEN": "hf_bricks"})
+    assert (brickyard / "told").read_text() == "hf_bricks under-the-mat\n"
+    assert {"401 for ***", "*** is wrong too"} <= {*lines}
+    assert run.reason == "*** is no token"
 
 
 @pytest.mark.slow
