@@ -15,6 +15,8 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Failed
 
 from flows import stages
+from flows.hidden import stage_secrets
+from flows.progress import ProgressArtifact
 from flows.report import data_report, run_report
 from flows.stages import Outcome, StageRun
 from tlora.errors import TloraError
@@ -40,7 +42,8 @@ def was_preempted(stage: Any, task_run: TaskRun, state: State[Any]) -> bool:
 )
 def run_stage(stage: str) -> State[None]:
     """Run one stage; its state bears the outcome's name and the stage's own reason."""
-    run = stages.run_stage(stage, get_run_logger().info)
+    progress = ProgressArtifact(stage, get_run_logger().info)
+    run = stages.run_stage(stage, progress.hear, secrets=stage_secrets())
     if run.reason:
         return Failed(name=run.outcome, message=run.reason)
     return Completed(name=run.outcome, message=f"{run.seconds:.1f} s")

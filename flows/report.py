@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.stages import StageRun
 from tasks.cli import read_params
+from tasks.registration import Registration, read_registration
 from tlora.errors import SettingsError
 
 METRICS = Path("metrics/evaluate.json")
@@ -27,6 +28,8 @@ def run_report(runs: list[StageRun], order: list[str]) -> str:
     parts = ["# Pipeline", _table(("stage", "state", "seconds", "reason"), rows)]
     if METRICS.exists() and any(run.stage == "evaluate" and not run.reason for run in runs):
         parts += metrics_report(json.loads(METRICS.read_text(encoding="utf-8")))
+    if any(run.stage == "register" and not run.reason for run in runs) and (registration := read_registration()):
+        parts += registration_report(registration)
     parts += _params_report()
     return "\n\n".join(parts) + "\n"
 
@@ -44,6 +47,23 @@ def metrics_report(metrics: Mapping[str, Any]) -> list[str]:
     rows = [(checkpoint, *(_cell(values.get(name, "")) for name in names)) for checkpoint, values in checkpoints.items()]
     recommended = metrics["recommended"] or "none"
     return ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}", _table(("checkpoint", *names), rows)]
+
+
+def registration_report(told: Registration) -> list[str]:
+    """Return where the adapter is registered, and its scores beside the champion's."""
+    run = f"[{told.run}]({told.run_address})" if told.run_address else told.run
+    aliases = ", ".join(told.aliases) or "no alias"
+    parts = ["## Registered", f"{told.model}, version {told.version} ({aliases}), MLflow run {run}."]
+    if not told.champion or told.champion == told.version:
+        return [*parts, "It is the champion." if told.champion else "There is no champion to compare it with."]
+    if not told.comparable:
+        return [*parts, f"The champion, version {told.champion}, was evaluated otherwise: the two cannot be compared."]
+    names = [name for name in told.scores if name in told.champion_scores]
+    rows = [
+        (name, f"{(mine := told.scores[name]):.3f}", f"{(its := told.champion_scores[name]):.3f}", f"{mine - its:+.3f}")
+        for name in names
+    ]
+    return [*parts, _table(("metric", "this run", f"champion, version {told.champion}", "difference"), rows)]
 
 
 def _params_report() -> list[str]:

@@ -5,6 +5,7 @@ the files with nothing trained. The second time it says "already version 3" and 
 """
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,11 @@ from tasks.choice import choose_checkpoint, objection_to_champion, read_evaluati
 from tasks.cli import run_stage
 from tasks.data_changes import SinceChampion, say_since, since_to_markdown
 from tasks.model_page import GRID, PREVIEW, PREVIEW_WIDTH, metrics_table, model_page
+from tasks.registration import Registration, leave_registration
 from tasks.state import write_text
 from tasks.story import Folders, Story, read_story
 from tasks.tracking import runs, versions
-from tasks.tracking.store import Store, explained_failures, open_store, public_uri
+from tasks.tracking.store import Store, explained_failures, open_store, public_uri, run_address
 from tlora.base_model import ModelSpec
 from tlora.changes import compare_splits
 from tlora.errors import CheckpointError
@@ -87,6 +89,7 @@ def register(
         version, news = _show_version(store, story, since, model, name, run_id)
         news += _place_aliases(store, version, objection)
         aliases = versions.aliases_of(store, name)
+        leave_registration(_registration(store, version, run_id, aliases))
     mine = sorted(alias for alias, number in aliases.items() if number == str(version.version))
     print(f"register: {', '.join(news)}")
     print(f"register: {say_since(since)}")
@@ -161,6 +164,24 @@ def _place_aliases(store: Store, version: "ModelVersion", objection: str | None)
     for alias in new:
         store.client.set_registered_model_alias(version.name, alias, number)
     return [f"now {alias}" for alias in new]
+
+
+def _registration(store: Store, version: "ModelVersion", run_id: str, aliases: Mapping[str, str]) -> Registration:
+    """Return what is told of the version; the champion is measured against only if it is another one."""
+    number, champion = str(version.version), aliases.get(CHAMPION, "")
+    other = store.client.get_model_version(version.name, champion) if champion not in ("", number) else None
+    mine = store.client.get_model_version(version.name, number)  # with the tags that were just written
+    return Registration(
+        model=version.name,
+        version=number,
+        aliases=sorted(alias for alias, holder in aliases.items() if holder == number),
+        run=str(store.client.get_run(run_id).info.run_name),
+        run_address=run_address(store, run_id),
+        champion=champion,
+        comparable=other is not None and other.tags.get("evaluation_digest") == mine.tags.get("evaluation_digest"),
+        scores=versions.scores_of(store, mine),
+        champion_scores=versions.scores_of(store, other) if other else {},
+    )
 
 
 def _page(story: Story, since: SinceChampion, run_id: str) -> str:

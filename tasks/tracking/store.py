@@ -54,6 +54,12 @@ def public_uri(uri: str) -> str:
     return re.sub(r"://[^/@]*@", "://***@", uri)
 
 
+def run_address(store: Store, run_id: str) -> str:
+    """Return where a server shows a run, without user and password; empty where the store is no server."""
+    server = re.sub(r"://[^/@]*@", "://", store.uri).rstrip("/")
+    return f"{server}/#/experiments/{store.experiment_id}/runs/{run_id}" if server.startswith("http") else ""
+
+
 def open_store() -> Store:
     """Open the configured store, made and migrated where it is new, and the experiment in it.
 
@@ -86,6 +92,11 @@ def explained_failures() -> Iterator[None]:
 
     try:
         yield
+    except ModuleNotFoundError as error:  # SQLAlchemy's, when it opens a database
+        raise TrackingError(
+            f"MLflow store {public_uri(store_uri())}: the Python package {error.name!r} is missing: for PostgreSQL install"
+            " flux-tlora[postgres] and write postgresql+psycopg2://..."
+        ) from error
     except (MlflowException, RequestException, SQLAlchemyError) as error:
         reason = public_uri(str(error).strip().split("\n")[0])[:300]
         raise TrackingError(

@@ -128,6 +128,19 @@ def aliases_of(store: Store, name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in store.client.get_registered_model(name).aliases.items()}
 
 
+def scores_of(store: Store, version: "ModelVersion") -> dict[str, float]:
+    """Return the means that a version was measured with, by metric: its run's, at its step."""
+    run = store.client.get_run(str(version.run_id))
+    found = {}
+    for key in sorted(run.data.metrics):
+        name = key.removeprefix("evaluate/")
+        if name != key and not name.endswith(("_low", "_high")):
+            for point in store.client.get_metric_history(run.info.run_id, key):
+                if str(point.step) == version.tags.get("step"):
+                    found[name] = point.value
+    return found
+
+
 def set_version_tags(store: Store, version: "ModelVersion", tags: Mapping[str, str]) -> None:
     """Write the tags of a version that differ."""
     for key, value in tags.items():

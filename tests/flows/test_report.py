@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flows.report import data_report, metrics_report, run_report
+from flows.report import data_report, metrics_report, registration_report, run_report
 from flows.stages import StageRun
+from tasks.registration import Registration
 
 ORDER = ["data.dvc", "train", "evaluate", "register"]
 METRICS = """{"recommended": "checkpoint-000050", "reason": "the highest gain", "checkpoints": {
@@ -50,6 +52,33 @@ def test_a_failed_run_names_reason_and_what_was_not_reached_and_shows_no_old_met
 def test_no_recommendation_is_said(results: Path):
     lines = metrics_report({"recommended": None, "reason": "nothing is above the base", "checkpoints": {"base": {"step": 0}}})
     assert lines[1] == "Recommended: **none**. nothing is above the base"
+
+
+def test_scores_stand_beside_the_champions_and_the_run_is_a_link(results: Path):
+    told = Registration(
+        model="tlora-pocket-flux-brick",
+        version="4",
+        aliases=["challenger"],
+        run="brick-0123abcd",
+        run_address="http://127.0.0.1:5000/#/experiments/1/runs/9f",
+        champion="3",
+        comparable=True,
+        scores={"similarity_gain": 0.25, "diversity_ratio": 0.75, "only_here": 1.0},
+        champion_scores={"similarity_gain": 0.3, "diversity_ratio": 0.5},
+    )
+    page = "\n".join(registration_report(told))
+    run = "[brick-0123abcd](http://127.0.0.1:5000/#/experiments/1/runs/9f)"
+    assert f"tlora-pocket-flux-brick, version 4 (challenger), MLflow run {run}." in page
+    assert "| metric | this run | champion, version 3 | difference |" in page
+    assert "| similarity_gain | 0.250 | 0.300 | -0.050 |\n| diversity_ratio | 0.750 | 0.500 | +0.250 |" in page
+    assert "only_here" not in page
+    otherwise = registration_report(replace(told, comparable=False, run_address=""))
+    assert otherwise[1:] == [
+        "tlora-pocket-flux-brick, version 4 (challenger), MLflow run brick-0123abcd.",
+        "The champion, version 3, was evaluated otherwise: the two cannot be compared.",
+    ]
+    assert registration_report(replace(told, champion="4"))[-1] == "It is the champion."
+    assert registration_report(replace(told, champion=""))[-1] == "There is no champion to compare it with."
 
 
 def test_a_missing_params_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from tasks.registration import read_registration
 from tasks.tracking.store import open_store
 from tasks.tracking.versions import aliases_of
 from tests.tasks.finished_run import DVC_DIGEST, NAME, FinishedRun
@@ -144,6 +145,10 @@ def test_a_second_adapter_is_challenger_and_leaves_the_champion_alone(finished_r
     finished_run.register()
     client = open_store().client
     assert aliases_of(open_store(), NAME) == {"champion": "1", "challenger": "2"}
+    told = read_registration()
+    assert told is not None
+    assert (told.version, told.aliases, told.champion, told.comparable) == ("2", ["challenger"], "1", True)
+    assert told.scores["similarity_gain"] == told.champion_scores["similarity_gain"] == pytest.approx(0.15)
     assert len(snapshot(client)["runs"]) == 2
     finished_run.train(code="code-1", seed=1)  # back to the champion: nothing is made or moved
     finished_run.register()

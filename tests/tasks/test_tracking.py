@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from tasks.cli import Preempted
 from tasks.tracking.live import LiveRun
 from tasks.tracking.runs import Point, evaluation_points, find_run, run_fingerprint, training_points
-from tasks.tracking.store import TrackingError, explained_failures, open_store, public_uri, store_uri
+from tasks.tracking.store import Store, TrackingError, explained_failures, open_store, public_uri, run_address, store_uri
 from tests.tasks.finished_run import FinishedRun, metadata_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -68,6 +69,22 @@ def test_a_server_that_is_away_is_one_line_without_its_password(store_file: Path
         open_store()
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_database_without_its_driver_is_one_line_that_names_both(store_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+pg8000://mason:secret@127.0.0.1:9/tlora")
+    with pytest.raises(TrackingError) as raised:
+        open_store()
+    assert str(raised.value) == (
+        "MLflow store postgresql+pg8000://***@127.0.0.1:9/tlora: the Python package 'pg8000' is missing: for PostgreSQL install"
+        " flux-tlora[postgres] and write postgresql+psycopg2://..."
+    )
+
+
+def test_the_address_of_a_run_is_a_servers_and_has_no_password() -> None:
+    client = MlflowClient("http://127.0.0.1:9")
+    assert run_address(Store("http://mason:secret@team:5000/", "7", client), "9f") == "http://team:5000/#/experiments/7/runs/9f"
+    assert run_address(Store("sqlite:////srv/mlflow.db", "7", client), "9f") == ""
 
 
 def test_a_public_address_has_no_password() -> None:
