@@ -21,7 +21,7 @@ from typing import Literal
 from flows import keeper
 from flows.hidden import strike_out
 from tasks.cli import PREEMPTED
-from tasks.state import state_folder
+from tasks.state import exit_file
 from tlora.errors import SettingsError
 
 Outcome = Literal["Completed", "Skipped", "Restored", "Preempted", "Failed"]
@@ -151,7 +151,7 @@ def _judge(stage: str, code: int, lines: list[str], started: float) -> tuple[Out
 
 def _last_exit(stage: str, started: float) -> dict[str, object]:
     """Return what the stage left behind when it failed; DVC's own exit code is 255 for every reason."""
-    path = state_folder() / "last_exit.json"
+    path = exit_file()
     if not path.exists() or path.stat().st_mtime < started:
         return {}
     left: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tasks.cache import assemble
 from tasks.cli import run_stage
 from tasks.device import hold_device
 from tasks.progress import Progress
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, base_digest, require_base
-from tlora.data import content_key, to_pixels, write_item
+from tlora.data import content_key, latent_weights, to_pixels, to_weights, write_item
 from tlora.latents import PATCH
+from tlora.loss_mask import read_mask
 from tlora.manifest import Manifest, PictureItem, read_manifest
-from tlora.model import choose_device, encode_posterior, load_vae, pixels_per_latent
+from tlora.model import Vae, choose_device, encode_posterior, load_vae, pixels_per_latent
 from tlora.pictures import decode_picture
 from tlora.views import View, ViewSettings, take_view, views_of
 
@@ -59,9 +62,7 @@ def cache_latents(
             missing = [job for job in jobs if not (store / f"{job.key}.safetensors").exists()]
             with Progress("cache_latents", max(1, len(missing))) as progress:
                 for job in missing:
-                    pixels = to_pixels(take_view(decode_picture(data / job.item.picture), job.view))
-                    mean, std = encode_posterior(vae, pixels[None])
-                    write_item(store / f"{job.key}.safetensors", {"mean": mean[0], "std": std[0]})
+                    write_item(store / f"{job.key}.safetensors", _encode(vae, data / job.item.picture, job))
                     progress.advance(job.item.picture)
             print(f"cache_latents: {len(jobs)} views for {folder}, {len(missing)} encoded now", flush=True)
             factor = pixels_per_latent(vae)
@@ -71,8 +72,19 @@ def cache_latents(
 def _jobs(pictures: Manifest, settings: ViewSettings, multiple: int, encoder: str) -> Iterator[_Job]:
     for item in pictures.items:
         for view in views_of((item.width, item.height), settings, multiple):
-            parts = (encoder, PREPROCESSING, item.sha256, str(view.width), str(view.height), str(view.flipped))
+            parts = (encoder, PREPROCESSING, item.sha256, str(view.width), str(view.height), str(view.flipped), item.mask_sha256)
             yield _Job(item, view, content_key(*parts))
+
+
+def _encode(vae: Vae, file: Path, job: _Job) -> dict[str, Tensor]:
+    """Return what is cached of a view: its latents, and what each of them counts where the picture has a loss mask."""
+    picture = decode_picture(file)
+    mean, std = encode_posterior(vae, to_pixels(take_view(picture, job.view))[None])
+    tensors = {"mean": mean[0], "std": std[0]}
+    mask = read_mask(file, picture.size) if job.item.mask_sha256 else None
+    if mask is not None:
+        tensors["loss_mask"] = latent_weights(to_weights(take_view(mask, job.view)), pixels_per_latent(vae), job.item.picture)
+    return tensors
 
 
 def _entries(jobs: Sequence[_Job], factor: int) -> list[dict[str, Any]]:

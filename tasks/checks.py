@@ -7,7 +7,7 @@ import re
 import statistics
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tasks.findings import Finding
 from tasks.inspection import Inspection
 from tlora.concept import Concept
 from tlora.manifest import PictureItem
-from tlora.pictures import FOREIGN_SUFFIXES, SUFFIXES
+from tlora.pictures import FOREIGN_SUFFIXES, MASK_ENDING, SUFFIXES, is_mask
 from tlora.quality import near_copies, nearest_hash
 from tlora.tokens import CaptionTokenizer, count_tokens, truncate_caption
 
@@ -59,6 +59,8 @@ def check_pictures(inspections: Sequence[Inspection], settings: ValidateSettings
         if seen.look.refused:
             yield Finding("error", "unreadable", seen.picture, seen.look.refused.reason, seen.look.refused.remedy)
             continue
+        if seen.mask_refused:
+            yield Finding("error", "mask", seen.picture, seen.mask_refused.reason, seen.mask_refused.remedy)
         for note in seen.look.notes:
             yield Finding("warning", note.kind, seen.picture, note.reason, note.remedy)
         yield from _check_size(seen, settings, resolution)
@@ -72,29 +74,16 @@ def check_pictures(inspections: Sequence[Inspection], settings: ValidateSettings
 
 
 def check_folder(folder: Path) -> Iterator[Finding]:
-    """Look for files that lie among the pictures and take no part."""
+    """Look for files that lie among the pictures and take no part, and for pictures that share a caption."""
     paths = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     stems: dict[str, str] = {}
     for path in paths:
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES and not is_mask(path):
             twin = stems.setdefault(_stem(path), path.name)
             if twin != path.name:
-                yield Finding(
-                    "warning", "shared_caption", path.name, f"it has its caption in common with {twin}", "rename one of them"
-                )
-    for path in paths:
-        suffix, name = path.suffix.lower(), path.name.encode(errors="backslashreplace").decode()
-        if suffix in SUFFIXES or (suffix == ".txt" and _stem(path) in stems):
-            continue
-        if path.is_dir():
-            yield Finding("warning", "subfolder", name, "it is a folder, and subfolders are not read", "move its pictures up")
-        elif suffix in FOREIGN_SUFFIXES:
-            reason = f"{suffix} is not a kind that can be read here"
-            yield Finding("error", "foreign", name, reason, "convert it to JPEG or PNG, then remove it")
-        elif suffix == ".txt":
-            yield Finding("warning", "orphan_caption", name, "there is no picture of this name", "rename it, or remove it")
-        else:
-            yield Finding("warning", "ignored", name, "it is neither a picture nor a caption", "move it elsewhere")
+                reason = f"it has its caption in common with {twin}"
+                yield Finding("warning", "shared_caption", path.name, reason, "rename one of them")
+    yield from _check_bystanders(paths, stems.keys())
 
 
 def check_copies(inspections: Sequence[Inspection], held_out: set[str], most_bits: int) -> Iterator[Finding]:
@@ -158,6 +147,24 @@ def check_lengths(items: Sequence[PictureItem], concept: Concept, tokenizers: Se
                 shown = lost if len(lost) <= 60 else f"{lost[:57]}..."
                 reason = f"{tokenizer.encoder} reads {tokenizer.limit} of {counts[text]} tokens and never sees {shown!r}"
                 yield Finding("warning", "too_long", file, reason, "say what matters first, or shorten it")
+
+
+def _check_bystanders(paths: Sequence[Path], stems: Collection[str]) -> Iterator[Finding]:
+    for path in paths:
+        suffix, name = path.suffix.lower(), path.name.encode(errors="backslashreplace").decode()
+        if is_mask(path) and _stem(path).removesuffix(MASK_ENDING) not in stems:
+            yield Finding("warning", "orphan_mask", name, "there is no picture that it masks", "rename it, or remove it")
+        if suffix in SUFFIXES or (suffix == ".txt" and _stem(path) in stems):
+            continue
+        if path.is_dir():
+            yield Finding("warning", "subfolder", name, "it is a folder, and subfolders are not read", "move its pictures up")
+        elif suffix in FOREIGN_SUFFIXES:
+            reason = f"{suffix} is not a kind that can be read here"
+            yield Finding("error", "foreign", name, reason, "convert it to JPEG or PNG, then remove it")
+        elif suffix == ".txt":
+            yield Finding("warning", "orphan_caption", name, "there is no picture of this name", "rename it, or remove it")
+        else:
+            yield Finding("warning", "ignored", name, "it is neither a picture nor a caption", "move it elsewhere")
 
 
 def _check_size(seen: Inspection, settings: ValidateSettings, resolution: int) -> Iterator[Finding]:

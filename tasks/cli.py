@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
 
-from tasks.state import state_folder, write_json
+from tasks.state import exit_file, write_json
 from tasks.telemetry import telemetry_off
 from tlora.errors import SettingsError, TloraError
 from tlora.settings import parse_settings, read_mapping
@@ -104,6 +104,6 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 def _leave_exit(stage: str, code: int, reason: str) -> None:
     """Leave word for a flow's retry; DVC itself turns every failure into 255."""
     try:
-        write_json(state_folder() / "last_exit.json", {"stage": stage, "code": code, "reason": reason, "pid": os.getpid()})
+        write_json(exit_file(), {"stage": stage, "code": code, "reason": reason, "pid": os.getpid()})
     except OSError as error:
         print(f"{stage}: could not leave .state/last_exit.json: {error}", file=sys.stderr)

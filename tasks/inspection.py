@@ -25,7 +25,8 @@ import tlora.pictures
 import tlora.quality
 from tlora.colour import Note, Refused
 from tlora.errors import PictureError
-from tlora.pictures import caption_path, decode_bytes, decode_caption, picture_digest, read_picture
+from tlora.loss_mask import decode_mask
+from tlora.pictures import caption_path, decode_bytes, decode_caption, mask_path, picture_digest, read_picture
 from tlora.quality import contrast, middle, overview, perceptual_hash, sharpness
 
 THUMBNAIL_SIDE = 112
@@ -49,13 +50,18 @@ class Look:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen of one file and its caption; `caption` is None if there is none, `sha256` empty if unreadable."""
+    """What was seen of one file, its caption and its loss mask.
+
+    `caption` is None if there is none, `sha256` empty if unreadable, `mask_sha256` empty if there is no mask that can be used.
+    """
 
     picture: str
     sha256: str
     look: Look
     caption: str | None
     caption_refused: Note | None
+    mask_sha256: str = ""
+    mask_refused: Note | None = None
 
 
 def inspection_cache(cache: Path, resolution: int) -> Path:
@@ -103,7 +109,8 @@ def inspect_picture(path: Path, resolution: int, cache: Path) -> Inspection:
     if look is None:
         look = _look_at(data, resolution)
         _write_look(file, look)
-    return Inspection(path.name, digest, _without_thumbnail(look), caption, caption_refused)
+    mask, mask_refused = ("", None) if look.refused else _look_at_mask(path, (look.width, look.height))
+    return Inspection(path.name, digest, _without_thumbnail(look), caption, caption_refused, mask, mask_refused)
 
 
 def look_file(cache: Path, digest: str) -> Path:
@@ -143,6 +150,18 @@ def _read_caption(path: Path) -> tuple[str | None, Note | None]:
         return decode_caption(file.read_bytes()) if file.is_file() else None, None
     except Refused as refused:
         return None, Note("caption_encoding", refused.reason, refused.remedy)
+
+
+def _look_at_mask(picture: Path, size: tuple[int, int]) -> tuple[str, Note | None]:
+    path = mask_path(picture)
+    if path is None:
+        return "", None
+    try:
+        data = read_picture(path)
+        decode_mask(data, size)
+    except Refused as refused:
+        return "", Note("mask", refused.reason, refused.remedy)
+    return picture_digest(data), None
 
 
 def _thumbnail(picture: Image.Image) -> str:

@@ -19,7 +19,7 @@ from tasks.dvc_command import run_dvc
 from tasks.state import state_folder, write_text
 from tlora.concept import parse_concept
 from tlora.errors import PictureError, SettingsError, TloraError
-from tlora.pictures import FOREIGN_SUFFIXES, caption_path, list_pictures
+from tlora.pictures import FOREIGN_SUFFIXES, MASK_ENDING, caption_path, list_pictures, mask_path
 
 DATA = Path("data")
 IMAGES = DATA / "images"
@@ -155,6 +155,9 @@ def _copy(picture: Path, folder: Path, trigger: str) -> bool:
     if target.exists():
         raise PictureError(f"{picture}: another picture has the same name, spelt otherwise in Unicode: rename one of them")
     shutil.copyfile(picture, target)  # follows symbolic links: the data must not hang on where they lead
+    mask = mask_path(picture)
+    if mask:
+        shutil.copyfile(mask, target.with_name(f"{target.stem}{MASK_ENDING}{mask.suffix}"))
     caption = caption_path(picture)
     if caption.is_file():
         shutil.copyfile(caption, target.with_suffix(".txt"))

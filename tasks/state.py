@@ -21,6 +21,11 @@ def state_folder(*parts: str) -> Path:
     return folder
 
 
+def exit_file() -> Path:
+    """Return where a stage leaves how it ended: in its own worktree, so that stages which end at once swap no reasons."""
+    return Path.cwd() / ".state" / "last_exit.json"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)

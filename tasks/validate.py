@@ -92,7 +92,7 @@ def validate(
 
 def _split(inspections: Sequence[Inspection], concept: Concept) -> tuple[Split, list[Finding]]:
     items = [
-        PictureItem(seen.picture, seen.sha256, seen.look.width, seen.look.height, seen.caption or "")
+        PictureItem(seen.picture, seen.sha256, seen.look.width, seen.look.height, seen.caption or "", seen.mask_sha256)
         for seen in inspections
         if not seen.look.refused
     ]

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import reduce
 from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tlora.errors import CacheError
+from tlora.errors import CacheError, PictureError
+from tlora.loss_mask import read_mask
 from tlora.pictures import decode_picture, list_pictures, read_caption
 from tlora.views import View, ViewSettings, take_view, views_of
 
@@ -28,22 +30,27 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class CaptionedPicture:
-    """One view of a picture, (3, height, width) in -1..1, and what it is called."""
+    """One view of a picture, (3, height, width) in -1..1, what it is called, and its loss mask in 0..1 if it has one."""
 
     name: str
     caption: str
     view: View
     pixels: Float[Tensor, "3 height width"]
+    loss_mask: Float[Tensor, "height width"] | None = None
 
 
 @dataclass(frozen=True)
 class LatentItem:
-    """One cached view: posterior mean and standard deviation of the normalised latents, (c, h, w), float32."""
+    """One cached view: posterior mean and standard deviation of the normalised latents, (c, h, w), float32.
+
+    `loss_mask`, (h, w), says how much each latent counts in the loss; None means that all count alike.
+    """
 
     picture: str
     caption: str
     mean: Float[Tensor, "c h w"]
     std: Float[Tensor, "c h w"]
+    loss_mask: Float[Tensor, "h w"] | None = None
 
 
 class CaptionDataset(Sequence[CaptionedPicture]):
@@ -69,13 +76,33 @@ class CaptionDataset(Sequence[CaptionedPicture]):
 
     def __getitem__(self, index: int) -> CaptionedPicture:  # type: ignore[override]
         name, view = self._items[index]
-        pixels = to_pixels(take_view(decode_picture(self.folder / name), view))
-        return CaptionedPicture(name, read_caption(self.folder / name), view, pixels)
+        picture = decode_picture(self.folder / name)
+        mask = read_mask(self.folder / name, picture.size)
+        weights = None if mask is None else to_weights(take_view(mask, view))
+        return CaptionedPicture(name, read_caption(self.folder / name), view, to_pixels(take_view(picture, view)), weights)
 
 
 def to_pixels(picture: Image.Image) -> Float[Tensor, "3 height width"]:
     """Return a picture as a tensor in -1..1."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_weights(mask: Image.Image) -> Float[Tensor, "height width"]:
+    """Return a grey picture as weights in 0..1."""
+    return torch.from_numpy(np.array(mask)).float() / 255
+
+
+def latent_weights(weights: Float[Tensor, "height width"], pixels_per_latent: int, picture: str) -> Float[Tensor, "h w"]:
+    """Return the weight of each latent, the mean over its pixels.
+
+    Raises:
+        PictureError: If nothing is left of the mask in this view, naming the picture.
+    """
+    f = pixels_per_latent
+    means = reduce(weights, "(h p) (w q) -> h w", "mean", p=f, q=f)
+    if not bool(means.any()):
+        raise PictureError(f"{picture}: its loss mask is black in the part that training sees: check the mask, or center_crop")
+    return means
 
 
 def content_key(*parts: str) -> str:
@@ -130,7 +157,8 @@ class LatentCache(Sequence[LatentItem]):
     def __getitem__(self, index: int) -> LatentItem:  # type: ignore[override]
         entry = self.entries[index]
         tensors = read_item(self.folder / str(entry["file"]))
-        return LatentItem(str(entry["picture"]), str(entry["caption"]), tensors["mean"].float(), tensors["std"].float())
+        mask = tensors.get("loss_mask")
+        return LatentItem(str(entry["picture"]), str(entry["caption"]), tensors["mean"].float(), tensors["std"].float(), mask)
 
     def shapes(self) -> list[tuple[int, int]]:
         """Return (height, width) of each item's latents, without reading them."""

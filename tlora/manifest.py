@@ -17,7 +17,7 @@ from tlora.concept import HeldOutShare
 from tlora.errors import PictureError
 from tlora.settings import nearest
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class PictureItem:
         width: Pixels, once upright.
         height: Pixels, once upright.
         caption: What it shows; empty if there is no caption.
+        mask_sha256: Digest of the bytes of its loss mask; empty if it has none.
     """
 
     picture: str
@@ -37,6 +38,7 @@ class PictureItem:
     width: int
     height: int
     caption: str
+    mask_sha256: str = ""
 
 
 @dataclass(frozen=True)

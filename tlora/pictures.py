@@ -21,6 +21,7 @@ FOREIGN_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".psd", ".xcf", ".svg", ".eps", ".pdf", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),  # cameras' raw files
 )
+MASK_ENDING = "-masklabel"  # of the name before the suffix: wall-masklabel.png is the loss mask of wall.jpg
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
 MAX_BYTES = 500_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # a closed list: EPS, for one, would start a program
@@ -122,7 +123,7 @@ def picture_digest(data: bytes) -> str:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Return what is named as a picture in a folder, sorted by name; subfolders and hidden files are left out.
+    """Return what is named as a picture in a folder, sorted by name; subfolders, hidden files and loss masks are left out.
 
     Broken links and folders that end like a picture are listed, so that decoding refuses them by name.
 
@@ -134,9 +135,8 @@ def list_pictures(folder: Path) -> list[Path]:
         raise PictureError(
             f"{folder}: {what}: fetch the data with 'dvc pull', or bring your own with 'make new DATA=... TRIGGER=...'"
         )
-    found = sorted(
-        (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")), key=lambda p: p.name
-    )
+    named = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = sorted((p for p in named if not is_mask(p)), key=lambda p: p.name)
     if not found:
         foreign = next((p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in FOREIGN_SUFFIXES), None)
         remedy = f"convert files such as {foreign}" if foreign else "bring yours with 'make new DATA=... TRIGGER=...'"
@@ -145,6 +145,17 @@ def list_pictures(folder: Path) -> list[Path]:
         if not path.name.isascii() and path.name.encode(errors="ignore").decode() != path.name:
             raise PictureError(f"{folder}: the name {path.name!r} is not UTF-8: rename that picture")
     return found
+
+
+def is_mask(path: Path) -> bool:
+    """Return whether a file is named as the loss mask of a picture, and so is no picture to train on."""
+    return path.suffix.lower() in SUFFIXES and path.stem.endswith(MASK_ENDING)
+
+
+def mask_path(picture: Path) -> Path | None:
+    """Return the file of a picture's loss mask, `<stem>-masklabel.png` beside it or another kind of picture, or None."""
+    masks = (picture.with_name(f"{picture.stem}{MASK_ENDING}{suffix}") for suffix in (".png", *SUFFIXES))
+    return next((path for path in masks if path.is_file()), None)
 
 
 def caption_path(picture: Path) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tlora.base_model import base_digest, require_base
 from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, attach_adapter, save_tlora_weights
-from tlora.data import CaptionDataset, LatentItem
+from tlora.data import CaptionDataset, LatentItem, latent_weights
 from tlora.errors import SettingsError
 from tlora.flat_config import FlatConfig
 from tlora.inject import inject_tlora_into_transformer
@@ -66,7 +66,9 @@ def train_from_config(config: FlatConfig) -> Iterator[str]:
     views = []
     for picture in pictures:
         mean, std = encode_posterior(vae, picture.pixels[None])
-        views.append(LatentItem(picture.name, picture.caption, mean[0], std[0]))
+        weights = picture.loss_mask
+        mask = None if weights is None else latent_weights(weights, pixels_per_latent(vae), picture.name)
+        views.append(LatentItem(picture.name, picture.caption, mean[0], std[0], mask))
     del vae
     read_prompts = _embeddings_of(config, [view.caption for view in views])
     yield "captions encoded on the CPU"

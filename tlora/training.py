@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tlora.checkpoint import adapter_tensors
@@ -61,6 +62,7 @@ class _Sample:
     sigma: Tensor
     caption: str
     picture: str
+    loss_mask: Tensor | None
 
 
 class Training:
@@ -177,7 +179,7 @@ class Training:
         sigma, dropped, generator = self._draw_level(tokens, slot)
         latents = view.mean + view.std * torch.randn(view.mean.shape, generator=generator)
         noise = torch.randn(view.mean.shape, generator=generator)
-        return _Sample(latents, noise, sigma, "" if dropped else view.caption, view.picture)
+        return _Sample(latents, noise, sigma, "" if dropped else view.caption, view.picture, view.loss_mask)
 
     def _optimise(
         self, samples: Sequence[tuple[int, _Sample]], highest_rank: int, read_prompts: ReadPrompts
@@ -218,7 +220,7 @@ class Training:
             Conditioning(embeds.to(device), pooled.to(device), TRAINING_GUIDANCE),
             None if mask is None else mask.to(device),
         )
-        return F.mse_loss(prediction, velocity_target(latents, noise))
+        return masked_mse(prediction, velocity_target(latents, noise), [s.loss_mask for s in batch])
 
     def _clip(self) -> Tensor:
         limit = self.settings.optimizer.max_grad_norm or math.inf
@@ -238,6 +240,20 @@ class Training:
         if not self.settings.loop.freeze_masked_ranks:
             return nullcontext()
         return freeze_ranks(self._optimizer, adapter_layers(self.transformer).values(), highest_rank)
+
+
+def masked_mse(
+    prediction: Float[Tensor, "batch c h w"], target: Float[Tensor, "batch c h w"], masks: Sequence[Tensor | None]
+) -> Float[Tensor, ""]:
+    """Return the mean squared error; of a sample that has a loss mask, its mean as the mask weighs it.
+
+    Each sample counts as much as any other, however little of it is masked in, so micro-batches and processes can be averaged.
+    """
+    if all(mask is None for mask in masks):
+        return F.mse_loss(prediction, target)
+    error = (prediction - target).square().mean(dim=1)
+    weights = torch.stack([torch.ones(error.shape[1:]) if mask is None else mask for mask in masks]).to(error.device)
+    return ((error * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))).mean()
 
 
 def image_tokens(shape: tuple[int, int]) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from tasks.cache_latents import cache_latents
@@ -15,10 +15,10 @@ from tests.tasks.data_folder import texture
 from tests.tiny_flux import SCALE
 from tlora.base_model import ModelSpec
 from tlora.data import LatentCache, PromptCache, to_pixels
-from tlora.errors import SettingsError
+from tlora.errors import PictureError, SettingsError
 from tlora.manifest import PictureItem, build_manifest, manifest_to_json
 from tlora.model import encode_posterior, load_vae
-from tlora.pictures import decode_picture, picture_digest
+from tlora.pictures import decode_picture, mask_path, picture_digest
 from tlora.tokens import TextSettings
 from tlora.views import View, ViewSettings, take_view
 
@@ -35,8 +35,13 @@ def write_manifest(captions: dict[str, str], file: str = "train.json") -> None:
     items = []
     for number, (name, caption) in enumerate(captions.items()):
         texture(number, (40, 24)).save(name)
-        items.append(PictureItem(name, picture_digest(Path(name).read_bytes()), 40, 24, caption))
+        items.append(PictureItem(name, picture_digest(Path(name).read_bytes()), 40, 24, caption, mask_digest(name)))
     write_json(Path(file), manifest_to_json(build_manifest(items)))
+
+
+def mask_digest(name: str) -> str:
+    mask = mask_path(Path(name))
+    return picture_digest(mask.read_bytes()) if mask else ""
 
 
 def encode_prompts(model: ModelSpec, prompts: str = "[a matbrk wall]") -> None:
@@ -116,6 +121,39 @@ def test_cached_latents_are_the_posterior_of_the_view(model: ModelSpec) -> None:
     mean, std = encode_posterior(load_vae(model), pixels[None])
     assert torch.equal(item.mean, mean[0])
     assert torch.equal(item.std, std[0])
+
+
+def test_a_loss_mask_is_cropped_shrunk_and_mirrored_with_its_view_and_a_new_one_encodes_its_picture_again(
+    model: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest({"a.png": "first", "b.png": "second"})
+    encode_latents(model, ViewSettings(16, random_flip=True))
+    assert all(item.loss_mask is None for item in LatentCache(Path("latents")))
+    mask = Image.new("L", (40, 24), "black")
+    mask.paste("white", (0, 0, 20, 24))
+    mask.save("a-masklabel.png")
+    write_manifest({"a.png": "first", "b.png": "second"})
+    capsys.readouterr()
+    encode_latents(model, ViewSettings(16, random_flip=True))
+    assert "4 views for latents, 2 encoded now" in capsys.readouterr().out
+    plain, flipped, *others = (item.loss_mask for item in LatentCache(Path("latents")))
+    assert others == [None, None]
+    assert plain is not None
+    assert flipped is not None
+    assert plain.shape == (8, 8)
+    assert bool((plain[:, :3] > 0.99).all())
+    assert bool((plain[:, 5:] < 0.01).all())
+    torch.testing.assert_close(flipped, plain.flip(1), rtol=0, atol=0.02)
+
+
+def test_a_mask_that_the_crop_leaves_black_is_refused_by_name(model: ModelSpec) -> None:
+    write_manifest({"a.png": "first"})
+    mask = Image.new("L", (40, 24), "black")
+    mask.paste("white", (0, 0, 2, 24))
+    mask.save("a-masklabel.png")
+    write_manifest({"a.png": "first"})
+    with pytest.raises(PictureError, match=r"a\.png: its loss mask is black in the part that training sees"):
+        encode_latents(model, ViewSettings(16))
 
 
 def test_pictures_keep_their_shape_in_buckets_where_they_are_not_cropped(model: ModelSpec) -> None:

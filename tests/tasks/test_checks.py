@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,21 @@ def test_files_that_take_no_part_are_named(data: Path, base: ModelSpec) -> None:
     }
     (data / "IMG_1.HEIC").touch()
     with pytest.raises(PictureError, match=r"IMG_1.HEIC: .heic is not a kind that can be read here: convert it"):
+        run(base)
+
+
+def test_a_loss_mask_is_no_picture_and_a_wrong_one_stops(data: Path, base: ModelSpec) -> None:
+    Image.new("L", (96, 96), "white").save(data / "picture_1-masklabel.png")
+    Image.new("L", (96, 96), "white").save(data / "picture_9-masklabel.png")
+    run(base)
+    assert findings() == {("warning", "orphan_mask", "picture_9-masklabel.png")}
+    items = json.loads(Path("artifacts/manifest/train.json").read_text())["items"]
+    assert [item["picture"] for item in items if item["mask_sha256"]] == ["picture_1.png"]
+    Image.new("L", (96, 90), "white").save(data / "picture_1-masklabel.png")
+    with pytest.raises(PictureError, match=r"^picture_1\.png: the loss mask is 96 x 90 pixels, its picture 96 x 96"):
+        run(base)
+    Image.new("L", (96, 96), "black").save(data / "picture_1-masklabel.png")
+    with pytest.raises(PictureError, match=r"^picture_1\.png: the loss mask is black all over"):
         run(base)
 
 

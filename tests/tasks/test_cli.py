@@ -168,16 +168,17 @@ def test_a_first_sigterm_ends_in_good_order_and_a_second_at_once(kitchen: Path) 
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_linked_worktrees_share_one_state_folder(tmp_path: Path) -> None:
+def test_linked_worktrees_share_one_state_folder_but_not_how_a_stage_ended(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         git init -q main && cd main && git -c user.name=x -c user.email=x commit -q --allow-empty -m x
         git worktree add -q ../linked && cd ../linked
     """)
     subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True)
-    code = "from tasks.state import state_folder; print(state_folder('train', 'abc'))"
+    code = "from tasks.state import exit_file, state_folder; print(state_folder('train', 'abc'), exit_file())"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     for folder in ("main", "linked"):
         answer = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path / folder, env=environment, capture_output=True, text=True, check=True
         )
-        assert answer.stdout.strip() == str(tmp_path / "main" / ".state" / "train" / "abc")
+        shared, own = tmp_path / "main" / ".state" / "train" / "abc", tmp_path / folder / ".state" / "last_exit.json"
+        assert answer.stdout.split() == [str(shared), str(own)]

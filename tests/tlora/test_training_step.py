@@ -1,5 +1,6 @@
 """One training step worked out by hand, and the same step spread over processes."""
 
+import dataclasses
 import os
 import socket
 from pathlib import Path
@@ -19,7 +20,7 @@ from tlora.latents import image_ids, pack
 from tlora.noise import draw_sigma, sample_generator
 from tlora.plan import SamplePlan
 from tlora.schedule import sigma_mask_from_timestep
-from tlora.training import Training
+from tlora.training import Training, masked_mse
 
 SEED = 2  # the two samples of the first step then have different ranks
 
@@ -59,6 +60,28 @@ def test_the_loss_is_that_of_the_velocity_at_guidance_one_with_each_sample_its_o
     loss, other = (F.mse_loss(prediction, pack(noise - latents)).item() for prediction in (right, wrong))
     assert other != pytest.approx(loss, rel=1e-4)
     assert run(training, until=1) == pytest.approx([loss], rel=1e-6)
+
+
+def test_a_loss_mask_weighs_the_error_and_every_sample_counts_alike() -> None:
+    prediction, target = torch.randn(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
+    error = prediction.square()
+    left = torch.tensor([[1.0, 0.0], [0.5, 0.0]])
+    first = (error[0, :, 0, 0].mean() + 0.5 * error[0, :, 1, 0].mean()) / 1.5
+    assert masked_mse(prediction, target, [left, None]) == pytest.approx(float((first + error[1].mean()) / 2), rel=1e-5)
+    assert torch.equal(masked_mse(prediction, target, [None, None]), F.mse_loss(prediction, target))
+
+
+def test_a_white_loss_mask_learns_what_none_learns_and_another_learns_otherwise() -> None:
+    plain, masked = prepare(), prepare()
+    items = [dataclasses.replace(view, loss_mask=torch.ones(6, 6)) for view in views()]
+    run(plain)
+    run(masked, items)
+    for name, tensor in weights(masked).items():
+        torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-3, atol=1e-5)
+    half = torch.ones(6, 6)
+    half[:, 3:] = 0
+    halved = prepare()
+    assert run(halved, [dataclasses.replace(view, loss_mask=half) for view in views()], until=1) != run(prepare(), until=1)
 
 
 def test_an_accelerator_that_accumulates_otherwise_is_refused() -> None:
