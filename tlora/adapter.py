@@ -78,6 +78,7 @@ class _MaskedLayer(nn.Module):
         self.base = base.requires_grad_(False)
         self.cfg = cfg
         self.dropout = nn.Dropout(cfg.dropout)
+        self.is_merged = False  # while `merge.py` holds the update in the base's weight
         self._sigma_mask: Tensor | None = None
         self._scale = 1.0
 
@@ -91,11 +92,19 @@ class _MaskedLayer(nn.Module):
         Raises:
             MaskError: If rank masking is on and no mask was handed over, or its shape does not fit the input.
         """
+        if self.is_merged:
+            return self.base(x)
         return self.base(x) + self._update(self.dropout(x))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return up (out, n) and down (n, in), detached, whose product is the whole update at scale 1, alpha / rank included."""
         raise NotImplementedError
+
+    def factors_at(self, rank: int) -> tuple[Tensor, Tensor]:
+        """Return up and down of the first `rank` ranks alone: what a mask of that rank leaves of `factors`."""
+        up, down = self.factors()
+        kept = torch.arange(up.shape[1], device=up.device) % self.cfg.rank < rank  # ortho factors are learnt beside initial
+        return up[:, kept], down[kept]
 
     def _update(self, x: Tensor) -> Tensor:
         raise NotImplementedError

@@ -6,6 +6,7 @@ TloraError
 +-- ModelError        a base model or an evaluator cannot be found, reached or loaded
 +-- InjectionError    the targets of an adapter do not fit the transformer
 +-- MaskError         a layer was run without a sigma mask, or with one that does not fit
++-- MergeError        an adapter cannot be folded into the weights, or rounding would eat it
 +-- CheckpointError   an adapter or a state file cannot be trusted
 +-- CacheError        a cached embedding or latent is missing or does not fit what is asked of it
 +-- TrainingError     training cannot go on: a loss or a gradient is not finite
@@ -34,6 +35,10 @@ class InjectionError(TloraError):
 
 class MaskError(TloraError):
     """A layer was run without a sigma mask, or with one that does not fit."""
+
+
+class MergeError(TloraError):
+    """An adapter cannot be folded into the weights, or rounding would eat too much of it."""
 
 
 class CheckpointError(TloraError):

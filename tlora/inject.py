@@ -53,6 +53,8 @@ def inject_tlora_into_transformer(
     transformer.requires_grad_(False)
     for name, layer in layers.items():
         transformer.set_submodule(name, layer)
+    for block in _blocks(transformer):
+        block.__dict__["_tlora_layers"] = list(adapter_layers(block).values())  # a walk at every call would cost milliseconds
     patch_transformer_forward_for_joint_attention_kwargs(transformer)
     transformer.__dict__["_tlora_thawed"] = thawed
     return len(layers)
@@ -91,6 +93,8 @@ def eject_tlora_from_transformer(transformer: nn.Module) -> int:
         handle.remove()
     for name in ("_tlora_sigma_mask", "_tlora_scale"):
         transformer.__dict__.pop(name, None)
+    for block in _blocks(transformer):
+        block.__dict__.pop("_tlora_layers", None)
     _thaw(transformer.__dict__.pop("_tlora_thawed", []))
     return len(layers)
 
@@ -120,6 +124,12 @@ def tlora_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the trainable parameters of the adapter, and nothing else."""
     for layer in adapter_layers(module).values():
         yield from (p for name, p in layer.named_parameters() if not name.startswith("base."))
+
+
+def mask_and_scale(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor | None, float]:
+    """Return what a call of the transformer carries, for hooks that run after `patch_...` has completed it."""
+    given = _attention_kwargs(args, kwargs, _TRANSFORMER_POSITION)
+    return given.get("sigma_mask"), float(given.get(_SCALE_KEY, 1.0))
 
 
 def _blocks(transformer: nn.Module) -> Iterator[nn.Module]:
@@ -194,4 +204,5 @@ def _disarm_layers(block: nn.Module, _args: tuple[Any, ...], _output: Any) -> No
 
 
 def _layers_of(block: nn.Module) -> list[Layer]:
-    return [m for m in block.modules() if isinstance(m, (TLoRALinear, OrthoTLoRALinear))]
+    layers: list[Layer] = block.__dict__.get("_tlora_layers", [])
+    return layers
