@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tasks.album import write_album
 from tasks.cli import run_stage
 from tasks.device import hold_device
+from tasks.evaluation_page import CHECKPOINTS, EvaluationFiles, render_evaluation
 from tasks.evaluation_report import write_curves, write_grids
 from tasks.progress import Progress
 from tasks.scoring import BASE, References, Scores, plain, score_pictures, summarise
-from tasks.state import write_json
+from tasks.state import write_json, write_text
 from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.checkpoint import WEIGHTS_FILE, attach_adapter, load_tlora_weights, read_metadata
 from tlora.concept import read_concept
@@ -65,6 +67,11 @@ class EvaluateSettings:
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
 
+    @property
+    def all_seeds(self) -> range:
+        """The seeds that every prompt is drawn with."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
 
 def evaluate(
     settings: EvaluateSettings,
@@ -78,6 +85,7 @@ def evaluate(
     concept: Path,
     metrics: Path,
     grids: Path,
+    pictures: Path,
     report: Path,
 ) -> None:
     """Draw, measure, and recommend a checkpoint.
@@ -93,7 +101,8 @@ def evaluate(
         concept: concept.yaml, for the prompts.
         metrics: Output file, JSON.
         grids: Output folder of labelled picture grids.
-        report: Output folder of scores and curves.
+        pictures: Output folder of single pictures.
+        report: Output folder: report.html, scores and curves.
     """
     require_base(model)
     checkpoints = find_checkpoints(adapters, model)
@@ -105,22 +114,26 @@ def evaluate(
         embed_pictures(evaluator, [decode_picture(data / i.picture) for i in read_manifest(held_out).items]),
         embed_texts(evaluator, wanted),
     )
-    pictures: dict[str, list[list[Image.Image]]] = {}
+    drawn: dict[str, list[list[Image.Image]]] = {}
     scores: dict[str, Scores] = {}
     embeddings = PromptCache(prompts).read(wanted)
     with hold_device(str(choose_device(model)), "evaluate"):
-        for name, drawn in _draw_all(settings, model, checkpoints, embeddings):
-            pictures[name] = drawn
-            embedded = embed_pictures(evaluator, [picture for row in drawn for picture in row])
+        for name, rows in _draw_all(settings, model, checkpoints, embeddings):
+            drawn[name] = rows
+            embedded = embed_pictures(evaluator, [picture for row in rows for picture in row])
             scores[name] = score_pictures(embedded, references, len(wanted))
     steps = {name: read_metadata(folder / WEIGHTS_FILE).step for name, folder in checkpoints.items()}
     result = summarise(scores, steps, settings.selection)
-    write_grids(grids, pictures, wanted)
+    write_grids(grids, drawn, wanted)
+    write_album(pictures, {CHECKPOINTS: drawn}, wanted, settings.all_seeds)
     write_curves(report, result["checkpoints"], {BASE: 0, **steps})
     write_json(report / "setup.json", _setup(settings, wanted, embeddings[0].shape[1]))
     write_json(report / "scores.json", {name: plain(s) for name, s in scores.items()})
     write_json(metrics, result)
-    print(f"evaluate: {result['reason']}", flush=True)
+    files = EvaluationFiles(metrics, report / "setup.json", pictures, manifest, held_out, data)
+    last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
+    write_text(report / "report.html", render_evaluation(files, last))
+    print(f"evaluate: {result['reason']}; see {report / 'report.html'}", flush=True)
     print(
         f"evaluate: {time.monotonic() - started:.0f} s for {len(scores)} x {len(wanted)} x {settings.seeds} pictures", flush=True
     )
@@ -166,8 +179,7 @@ def _draw_all(
 def _draw(
     painter: Painter, settings: EvaluateSettings, embeddings: tuple[Tensor, Tensor], progress: Progress
 ) -> list[list[Image.Image]]:
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-    cells = [(prompt, seed) for prompt in range(len(embeddings[0])) for seed in seeds]
+    cells = [(prompt, seed) for prompt in range(len(embeddings[0])) for seed in settings.all_seeds]
     drawn: list[Image.Image] = []
     for first in range(0, len(cells), settings.batch):
         batch = cells[first : first + settings.batch]
@@ -182,7 +194,7 @@ def _setup(settings: EvaluateSettings, prompts: Sequence[str], text_length: int)
     return {
         "drawing": {**dataclasses.asdict(settings.sample), "max_sequence_length": text_length},
         "prompts": list(prompts),
-        "seeds": list(range(settings.first_seed, settings.first_seed + settings.seeds)),
+        "seeds": list(settings.all_seeds),
         "evaluator": settings.evaluator,
         "evaluator_revision": settings.evaluator_revision or base_digest(ModelSpec(settings.evaluator)),
     }

@@ -9,8 +9,8 @@ from typing import Any
 
 from tasks.choice import Choice, Evaluation, read_json
 from tasks.dvc_command import read_dvc_file
+from tasks.lineage import rank_schedule
 from tasks.provenance import digest_of
-from tlora.checkpoint import AdapterMetadata
 from tlora.errors import CheckpointError
 from tlora.manifest import read_manifest
 
@@ -104,17 +104,6 @@ class Folders:
     reports: Path
     manifest: Path
     data: Path
-
-
-def rank_schedule(metadata: AdapterMetadata) -> str:
-    """Return the rank schedule in words."""
-    config = metadata.config
-    if not config.enable_rank_masking:
-        return f"{config.trainer_type}, rank {config.rank} at every timestep"
-    return (
-        f"{config.trainer_type}, rank {config.min_rank} at timestep {metadata.max_timestep:g} to {config.rank} at 0,"
-        f" exponent {config.alpha_rank_scale:g}"
-    )
 
 
 def _leaves(values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -15,7 +15,11 @@ QUICK = {
     "train": {"max_train_steps": 4, "checkpointing_steps": 2, "state_steps": 1, "train_batch_size": 2, "guard_step": 2},
     "evaluate": {"num_inference_steps": 3, "seeds": 2},
 }
-RESULTS = ["adapters", "artifacts/manifest", "artifacts/grids", "reports/validate", "reports/train", "reports/evaluate"]
+RESULTS = [
+    "adapters",
+    *("artifacts/manifest", "artifacts/grids", "artifacts/pictures"),
+    *("reports/validate", "reports/train", "reports/evaluate"),
+]
 STAGES = ["validate", "cache_prompts", "cache_latents", "train", "evaluate", "register"]
 
 

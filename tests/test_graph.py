@@ -83,7 +83,7 @@ def code_in(dep: str) -> list[Path]:
     return [path.relative_to(ROOT) for path in (ROOT / dep).rglob("*.py")] if dep.startswith(("tasks", "tlora")) else []
 
 
-EMPTY_PACKAGES = {"tasks/__init__.py", "tasks/tracking/__init__.py", "tlora/__init__.py"}
+EMPTY_PACKAGES = {"tasks/__init__.py", "tasks/pages/__init__.py", "tasks/tracking/__init__.py", "tlora/__init__.py"}
 
 
 @pytest.mark.parametrize("package", sorted(EMPTY_PACKAGES))

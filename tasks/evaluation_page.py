@@ -1,0 +1,154 @@
+"""The report that a person opens after training: which checkpoint and why, the pictures, the curves, and what it was made from.
+
+Built from the files that evaluation left, so a number that is new in metrics/evaluate.json shows by itself. Nothing in it that
+is not a function of the inputs: DVC hashes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from tasks.album import EXACT_SIDE, Album, read_album
+from tasks.choice import Evaluation, read_evaluation, read_json
+from tasks.lineage import adapter_lineage, evaluation_lineage
+from tasks.pages.axis import show_exactly
+from tasks.pages.charts import Estimate
+from tasks.pages.front import front_figure
+from tasks.pages.gallery import Gallery, render_gallery
+from tasks.pages.inline import inline_pictures, inline_thumbnail
+from tasks.pages.page import Section, escape, facts, render_page
+from tasks.pages.scores import BASE, curves, describe, estimate_of, in_order, score_table
+from tlora.checkpoint import AdapterMetadata
+from tlora.manifest import PictureItem, read_manifest
+from tlora.pictures import decode_picture
+
+CHECKPOINTS = "checkpoints"  # the group of the album that is drawn at full strength, the base first
+_TITLES = {CHECKPOINTS: "Pictures", "scales": "Strengths of the adapter"}
+_HEADLINE = ("similarity_gain", "prompt_following", "diversity_ratio")
+_MOST_THUMBNAILS, _THUMBNAIL_SIDE = 36, 160
+
+
+@dataclass(frozen=True)
+class EvaluationFiles:
+    """What the page is built from.
+
+    Args:
+        metrics: metrics/evaluate.json.
+        setup: How the pictures were drawn and measured, JSON.
+        album: Folder of the pictures.
+        manifest: Training pictures.
+        held_out: Held-out pictures.
+        data: Folder of these pictures.
+    """
+
+    metrics: Path
+    setup: Path
+    album: Path
+    manifest: Path
+    held_out: Path
+    data: Path
+
+
+def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
+    """Return the page.
+
+    Args:
+        files: What it is built from.
+        adapter: Metadata of any of the checkpoints.
+    """
+    evaluation, album = read_evaluation(files.metrics), read_album(files.album)
+    entries, chosen = evaluation.checkpoints, evaluation.recommended
+    sections = [
+        *_galleries(evaluation, album),
+        Section("front", "Concept against prompts", front_figure(entries, chosen), _FRONT_LEAD),
+        Section("curves", "Curves", curves(entries, chosen), _CURVES_LEAD),
+        Section("scores", "Scores", score_table(entries, chosen)),
+        _data(files),
+        _lineage(files, adapter, album.prompts),
+    ]
+    return render_page(f"{adapter.concept} on {Path(adapter.base).name}: evaluation", _opening(evaluation, album), sections)
+
+
+_FRONT_LEAD = (
+    "Up: the concept is learnt. Right: prompts are still followed. Further training usually buys the first with the second;"
+    " numbers are training steps."
+)
+_CURVES_LEAD = (
+    "Mean and 95&nbsp;% interval by bootstrap over prompts and seeds. Dashed: the bare base. Ringed: the recommended checkpoint."
+)
+
+
+def _opening(evaluation: Evaluation, album: Album) -> str:
+    chosen = evaluation.recommended
+    kind, verdict = ("", f"Recommended: {chosen}") if chosen else (" none", "No checkpoint is recommended")
+    shown = chosen or in_order(evaluation.checkpoints)[-1]
+    numbers = "".join(_number(name, estimate_of(evaluation.checkpoints.get(shown, {}).get(name))) for name in _HEADLINE)
+    count = len(evaluation.checkpoints) - (BASE in evaluation.checkpoints)
+    whose = "" if chosen else f"Numbers of the last, {escape(shown)}. "
+    drawn = f"{count} checkpoints and the bare base, {len(album.prompts)} prompts at {len(album.seeds)} seeds each."
+    return (
+        f'<div class="verdict{kind}"><strong>{escape(verdict)}</strong><p>{escape(evaluation.reason)}.</p></div>\n'
+        f'<div class="numbers">{numbers}</div>\n<p class="lead">{whose}{drawn}</p>'
+    )
+
+
+def _number(name: str, number: Estimate | None) -> str:
+    if number is None:
+        return ""
+    ends = (show_exactly(end, signed=number.is_interval) for end in (number.low, number.high))
+    interval = " to ".join(ends) if number.is_interval else "without interval"
+    value = show_exactly(number.mean, signed=number.is_interval)
+    return f'<div class="number"><span>{escape(describe(name).label)}</span><b>{value}</b><span>{interval}</span></div>'
+
+
+def _galleries(evaluation: Evaluation, album: Album) -> list[Section]:
+    """Return a section for each group of pictures; all groups share one budget of bytes."""
+    files = [file for columns in album.groups.values() for rows in columns.values() for row in rows for file in row]
+    uris = inline_pictures(files)
+    exact = _are_small(files)
+    labels = {name: f"step {entry.get('step')}" for name, entry in evaluation.checkpoints.items() if name != BASE}
+    sections = []
+    for group, columns in album.groups.items():
+        gallery = Gallery(group, columns, labels, album.prompts, album.seeds, evaluation.recommended)
+        title = _TITLES.get(group, group.replace("_", " ").capitalize())
+        sections.append(Section(f"pictures-{group}", title, render_gallery(gallery, uris, exact)))
+    return sections
+
+
+def _are_small(files: Sequence[Path]) -> bool:
+    with Image.open(files[0]) as first:
+        return max(first.size) <= EXACT_SIDE
+
+
+def _data(files: EvaluationFiles) -> Section:
+    train, held_out = read_manifest(files.manifest).items, read_manifest(files.held_out).items
+    fewer = _MOST_THUMBNAILS // 3
+    shown = [(item, "") for item in train[: _MOST_THUMBNAILS - min(len(held_out), fewer)]]
+    shown += [(item, "held") for item in held_out[:fewer]]
+    figures = "".join(_thumbnail(files.data, item, kind) for item, kind in shown)
+    total = len(train) + len(held_out)
+    fraction = f" {len(shown)} of {total} are shown." if len(shown) < total else ""
+    lead = (
+        f"{len(train)} pictures trained on, {len(held_out)} held out (framed).{fraction}"
+        ' Beside this file: <a href="../validate/report.html">the data report</a>, with every finding.'
+    )
+    return Section("data", "The data", f'<div class="sheet">{figures}</div>', lead)
+
+
+def _thumbnail(folder: Path, item: PictureItem, kind: str) -> str:
+    uri = inline_thumbnail(decode_picture(folder / item.picture), _THUMBNAIL_SIDE)
+    caption = f"{escape(item.picture)}<br>{escape(item.caption) or '<i>no caption</i>'}"
+    alt = escape(item.caption or item.picture)
+    return f'<figure class="{kind}"><img alt="{alt}" src="{uri}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _lineage(files: EvaluationFiles, adapter: AdapterMetadata, prompts: Sequence[str]) -> Section:
+    setup = read_json(files.setup)
+    told = adapter_lineage(adapter) | evaluation_lineage(setup, read_manifest(files.manifest), read_manifest(files.held_out))
+    pairs = [(name, f"<code>{escape(value)}</code>" if value else "") for name, value in told.items()]
+    listed = "".join(f"<li>{escape(prompt)}</li>" for prompt in prompts)
+    return Section(
+        "lineage", "Made from", facts([*pairs, ("Prompts", f"<ol>{listed}</ol>")]), "Equal inputs make an equal report."
+    )

@@ -1,0 +1,48 @@
+"""What an adapter was made from and measured with, in words; every line is a function of the inputs alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlora.checkpoint import AdapterMetadata
+from tlora.manifest import Manifest
+
+
+def rank_schedule(metadata: AdapterMetadata) -> str:
+    """Return the rank schedule in words."""
+    config = metadata.config
+    if not config.enable_rank_masking:
+        return f"{config.trainer_type}, rank {config.rank} at every timestep"
+    return (
+        f"{config.trainer_type}, rank {config.min_rank} at timestep {metadata.max_timestep:g} to {config.rank} at 0,"
+        f" exponent {config.alpha_rank_scale:g}"
+    )
+
+
+def adapter_lineage(metadata: AdapterMetadata) -> dict[str, str]:
+    """Return what an adapter was trained on and with."""
+    return {
+        "Base model": metadata.base,
+        "Base revision": metadata.base_revision,
+        "Rank schedule": rank_schedule(metadata),
+        "Data digest": metadata.data_digest,
+        "Parameters digest": metadata.params_digest,
+        "Code digest": metadata.code_digest,
+    }
+
+
+def evaluation_lineage(setup: Mapping[str, Any], train: Manifest, held_out: Manifest) -> dict[str, str]:
+    """Return what an evaluation drew and measured with.
+
+    Args:
+        setup: What reports/evaluate/setup.json holds.
+        train: Training pictures.
+        held_out: Held-out pictures.
+    """
+    return {
+        "Evaluator": str(setup.get("evaluator", "")),
+        "Evaluator revision": str(setup.get("evaluator_revision", "")),
+        "Training pictures": f"{len(train.items)}, manifest {train.digest}",
+        "Held-out pictures": f"{len(held_out.items)}, manifest {held_out.digest}",
+        "Seeds": ", ".join(str(seed) for seed in setup.get("seeds", [])),
+        "Drawing": ", ".join(f"{name} {value}" for name, value in sorted(dict(setup.get("drawing", {})).items())),
+    }
