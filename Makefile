@@ -61,3 +61,6 @@ pocket: export MALLOC_TRIM_THRESHOLD_ := 8589934592
 pocket: export MALLOC_TOP_PAD_ := 268435456
 pocket: setup ## build the embedded base model and its evaluators anew, in hours; again: goes on where it was
 	python -m pocket
+
+compare: pull ## LoRA against T-LoRA at equal fidelity: about an hour, resumable; writes docs/comparison.md
+	python -m benchmarks.comparison

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "def main(" in p.read_text(encoding="utf-8"))
+FOLDER = ROOT / "benchmarks"
+FILES = [*FOLDER.glob("*.py"), *FOLDER.glob("*/__main__.py")]
+BENCHMARKS = sorted((p.parent if p.stem == "__main__" else p).stem for p in FILES if "def main(" in p.read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow

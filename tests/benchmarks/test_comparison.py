@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.comparison.arms import ARMS
+from benchmarks.comparison.concepts import all_concepts
+from benchmarks.comparison.matched import at_fidelity, common_fidelity, paired_difference
+from benchmarks.comparison.page import matched_step
+
+SLOW = {"fidelity": [0.5, 0.6, 0.7, 0.8], "following": [1.0, 0.9, 0.8, 0.7]}
+FAST = {"fidelity": [0.5, 0.9, 0.9, 0.9], "following": [1.0, 0.2, 0.1, 0.0]}
+STUCK = {"fidelity": [0.5, 0.4, 0.5, 0.3], "following": [1.0, 1.0, 1.0, 1.0]}
+
+
+def test_the_matched_fidelity_is_one_that_the_slowest_method_reaches():
+    assert common_fidelity({"slow": SLOW, "fast": FAST}, 1.0) == pytest.approx(0.8)
+    assert common_fidelity({"slow": SLOW, "fast": FAST}, 0.5) == pytest.approx(0.65)
+
+
+def test_a_method_that_never_rises_above_the_base_leaves_nothing_to_match():
+    assert common_fidelity({"slow": SLOW, "stuck": STUCK}, 0.5) is None
+
+
+def test_a_measure_is_read_between_steps_where_the_curve_first_crosses():
+    assert at_fidelity(SLOW, "following", 0.65) == pytest.approx(0.85)
+    assert at_fidelity(FAST, "following", 0.7) == pytest.approx(0.6)  # half way to its first step
+    assert matched_step(SLOW, (0, 10, 20, 30), 0.65) == 20
+
+
+def test_a_fidelity_that_is_never_reached_is_refused():
+    with pytest.raises(ValueError, match="never reached"):
+        at_fidelity(STUCK, "following", 0.7)
+
+
+def test_a_constant_gain_is_clear_and_mixed_signs_are_not():
+    gain = paired_difference([0.6, 0.7, 0.8], [0.5, 0.6, 0.7])
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert gain.is_clear
+    assert not paired_difference([0.6, 0.4, 0.5, 0.5], [0.5, 0.5, 0.4, 0.6]).is_clear
+
+
+def test_the_reversed_arm_mirrors_the_schedule_and_equal_mean_rank_is_its_mean():
+    timesteps = torch.linspace(0, 1000, 1001)
+    tlora, mirrored = (ARMS[name].schedule() for name in ("T-LoRA, R_min 1", "reversed mask, R_min 1"))
+    assert mirrored.active_rank(timesteps).tolist() == tlora.active_rank(1000 - timesteps).tolist()
+    assert round(float(tlora.active_rank(timesteps).float().mean())) == ARMS["LoRA of equal mean rank"].rank
+
+
+def test_eight_concepts_have_true_pictures_in_every_composition_and_no_two_are_alike():
+    concepts = all_concepts()
+    walls = [concept.picture("wall", 0) for concept in concepts]
+    assert len({wall.tobytes() for wall in walls}) == 8
+    assert all(concept.picture("ball", 3).shape == (64, 64, 3) for concept in concepts)
+    assert min(np.std(wall) for wall in walls) > 10
