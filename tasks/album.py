@@ -7,7 +7,7 @@ would be gigabytes of PNG.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tlora.errors import CheckpointError
 
 EXACT_SIDE = 128  # pixels; up to here a picture is kept bit by bit
 QUALITY = 90
+CHECKPOINTS = "checkpoints"  # the group that is drawn at full strength: the base first, then a column for each checkpoint
 _INDEX = "album.json"
 Rows = Sequence[Sequence[Image.Image]]  # for each prompt, a picture per seed
 
@@ -80,6 +81,25 @@ def read_album(folder: Path) -> Album:
             for group, names in columns.items()
         },
     )
+
+
+def are_small(files: Sequence[Path]) -> bool:
+    """Whether pictures are so small that they are kept exactly; all of an album are of one size."""
+    with Image.open(files[0]) as first:
+        return max(first.size) <= EXACT_SIDE
+
+
+def parts_of_album(folder: Path, columns: Collection[str], into: str) -> dict[str, Path]:
+    """Return the index and the named columns of every group, each by the folder that it goes to when the album is copied.
+
+    Args:
+        folder: The album.
+        columns: Which columns; the others are left behind.
+        into: Where the album goes.
+    """
+    groups = read_album(folder).groups.items()
+    kept = [Path(group) / name for group, found in groups for name in found if name in columns]
+    return {into: folder / _INDEX} | {f"{into}/{part.as_posix()}": folder / part for part in kept}
 
 
 def _name(prompt: int, seed: int) -> str:

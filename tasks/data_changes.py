@@ -4,6 +4,7 @@ File names and captions are other people's text, so in Markdown each stands in c
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tlora.changes import DataChanges
@@ -56,20 +57,31 @@ def say_since(since: SinceChampion) -> str:
 
 def since_to_markdown(since: SinceChampion) -> str:
     """Return the page: the sentence, then every change, up to fifty of a kind."""
-    changes = since.changes or DataChanges()
-    sections = (
-        ("Added", map(code, changes.added)),
-        ("Removed", map(code, changes.removed)),
-        ("Replaced under the same name", map(code, changes.replaced)),
-        ("Renamed", (f"{code(before)} is now {code(after)}" for before, after in changes.renamed)),
-        ("Captions changed", (f"{code(c.picture)}: {code(c.before)} is now {code(c.after)}" for c in changes.recaptioned)),
-        ("Held out now, trained on before", map(code, changes.now_held_out)),
-        ("Trained on now, held out before", map(code, changes.now_trained)),
-    )
     sentence = say_since(since)
     parts = [f"# Data\n\n{sentence[0].upper()}{sentence[1:]}."]
-    listed = ((title, list(rows)) for title, rows in sections)
-    return "\n\n".join([*parts, *(_section(title, rows) for title, rows in listed if rows)]) + "\n"
+    for title, rows in list_changes(since.changes or DataChanges(), code):
+        parts.append("\n".join([f"## {title}", "", *(f"- {row}" for row in rows)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def list_changes(changes: DataChanges, mark: Callable[[str], str]) -> list[tuple[str, list[str]]]:
+    """Return every kind of change that there is with a line for each change, up to fifty of a kind.
+
+    Args:
+        changes: What changed.
+        mark: Writes a file name or a caption so that it shows as itself.
+    """
+    kinds = (
+        ("Added", map(mark, changes.added)),
+        ("Removed", map(mark, changes.removed)),
+        ("Replaced under the same name", map(mark, changes.replaced)),
+        ("Renamed", (f"{mark(before)} is now {mark(after)}" for before, after in changes.renamed)),
+        ("Captions changed", (f"{mark(c.picture)}: {mark(c.before)} is now {mark(c.after)}" for c in changes.recaptioned)),
+        ("Held out now, trained on before", map(mark, changes.now_held_out)),
+        ("Trained on now, held out before", map(mark, changes.now_trained)),
+    )
+    listed = ((title, list(rows)) for title, rows in kinds)
+    return [(title, _first(rows)) for title, rows in listed if rows]
 
 
 def code(text: str) -> str:
@@ -84,6 +96,5 @@ def code(text: str) -> str:
     return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`" if line else "(empty)"
 
 
-def _section(title: str, rows: list[str]) -> str:
-    more = [f"- and {len(rows) - _MOST_ROWS} more"] if len(rows) > _MOST_ROWS else []
-    return "\n".join([f"## {title}", "", *(f"- {row}" for row in rows[:_MOST_ROWS]), *more])
+def _first(rows: list[str]) -> list[str]:
+    return [*rows[:_MOST_ROWS], f"and {len(rows) - _MOST_ROWS} more"] if len(rows) > _MOST_ROWS else rows

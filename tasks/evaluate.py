@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tasks.album import write_album
+from tasks.album import CHECKPOINTS, write_album
 from tasks.cli import run_stage
 from tasks.device import hold_device
-from tasks.evaluation_page import CHECKPOINTS, EvaluationFiles, render_evaluation
+from tasks.evaluation_page import EvaluationFiles, render_evaluation
 from tasks.evaluation_report import write_curves, write_grids
 from tasks.progress import Progress
 from tasks.scoring import BASE, References, Scores, plain, score_pictures, summarise

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from tasks.album import EXACT_SIDE, Album, read_album
+from tasks.album import CHECKPOINTS, Album, are_small, read_album
 from tasks.choice import Evaluation, read_evaluation, read_json
 from tasks.lineage import adapter_lineage, evaluation_lineage
 from tasks.pages.axis import show_exactly
@@ -24,7 +22,6 @@ from tlora.checkpoint import AdapterMetadata
 from tlora.manifest import PictureItem, read_manifest
 from tlora.pictures import decode_picture
 
-CHECKPOINTS = "checkpoints"  # the group of the album that is drawn at full strength, the base first
 _TITLES = {CHECKPOINTS: "Pictures", "scales": "Strengths of the adapter"}
 _HEADLINE = ("similarity_gain", "prompt_following", "diversity_ratio")
 _MOST_THUMBNAILS, _THUMBNAIL_SIDE = 36, 160
@@ -60,9 +57,10 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
     """
     evaluation, album = read_evaluation(files.metrics), read_album(files.album)
     entries, chosen = evaluation.checkpoints, evaluation.recommended
+    front = front_figure(entries, chosen)
     sections = [
         *_galleries(evaluation, album),
-        Section("front", "Concept against prompts", front_figure(entries, chosen), _FRONT_LEAD),
+        *([Section("front", "Concept against prompts", front, _FRONT_LEAD)] if front else []),
         Section("curves", "Curves", curves(entries, chosen), _CURVES_LEAD),
         Section("scores", "Scores", score_table(entries, chosen)),
         _data(files),
@@ -107,7 +105,7 @@ def _galleries(evaluation: Evaluation, album: Album) -> list[Section]:
     """Return a section for each group of pictures; all groups share one budget of bytes."""
     files = [file for columns in album.groups.values() for rows in columns.values() for row in rows for file in row]
     uris = inline_pictures(files)
-    exact = _are_small(files)
+    exact = are_small(files)
     labels = {name: f"step {entry.get('step')}" for name, entry in evaluation.checkpoints.items() if name != BASE}
     sections = []
     for group, columns in album.groups.items():
@@ -115,11 +113,6 @@ def _galleries(evaluation: Evaluation, album: Album) -> list[Section]:
         title = _TITLES.get(group, group.replace("_", " ").capitalize())
         sections.append(Section(f"pictures-{group}", title, render_gallery(gallery, uris, exact)))
     return sections
-
-
-def _are_small(files: Sequence[Path]) -> bool:
-    with Image.open(files[0]) as first:
-        return max(first.size) <= EXACT_SIDE
 
 
 def _data(files: EvaluationFiles) -> Section:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.album import parts_of_album
 from tasks.choice import choose_checkpoint, objection_to_champion, read_evaluation
 from tasks.cli import run_stage
+from tasks.comparison import METRICS, PAGE, PICTURES, REPORTS, Meeting, show_comparison
 from tasks.data_changes import SinceChampion, say_since, since_to_markdown
 from tasks.model_page import GRID, PREVIEW, PREVIEW_WIDTH, metrics_table, model_page
+from tasks.pages.scores import BASE
 from tasks.registration import Registration, leave_registration
 from tasks.state import write_text
 from tasks.story import Folders, Story, read_story
@@ -55,6 +58,7 @@ def register(
     adapters: Path,
     metrics: Path,
     grids: Path,
+    pictures: Path,
     reports: Path,
     manifest: Path,
     concept: Path,
@@ -68,7 +72,9 @@ def register(
         adapters: Folder of checkpoints.
         metrics: The evaluation, JSON.
         grids: Folder of its grids.
-        reports: Folder of the stages' reports; `register/data_changes.md` is written there, what changed since the champion.
+        pictures: Folder of its single pictures.
+        reports: Folder of the stages' reports; `register/` is written there: data_changes.md, what changed in the data since the
+            champion's, and champion.html, which compares with the champion.
         manifest: Folder of both manifests.
         concept: concept.yaml.
         data: What `dvc add` wrote about the data folder.
@@ -82,11 +88,16 @@ def register(
     name = f"tlora-{model.name}-{choice.metadata.concept}"
     with explained_failures():
         store = open_store()
-        since = _since_champion(store, name, manifest)
+        champion = versions.find_alias(store, name, CHAMPION)
+        since = _since_champion(store, champion, manifest)
         write_text(reports / "register" / "data_changes.md", since_to_markdown(since))
-        artifacts = {"reports": reports, "metrics": metrics, "concept": concept, MANIFEST: manifest}
+        page = reports / PAGE
+        page.unlink(missing_ok=True)  # of an earlier version
+        artifacts = {str(REPORTS): reports, METRICS: metrics, "concept": concept, MANIFEST: manifest}
+        artifacts |= parts_of_album(pictures, {BASE, choice.name}, PICTURES)
         run_id = _show_run(store, story, since, grids, artifacts)
         version, news = _show_version(store, story, since, model, name, run_id)
+        compared = show_comparison(store, story, Meeting(version, champion, since), pictures, page)
         news += _place_aliases(store, version, objection)
         aliases = versions.aliases_of(store, name)
         leave_registration(_registration(store, version, run_id, aliases))
@@ -95,11 +106,13 @@ def register(
     print(f"register: {say_since(since)}")
     if CHAMPION not in mine and objection:
         print(f"register: not champion: {objection}")
+    print(f"report:    {reports / 'evaluate' / 'report.html'}")
+    if compared:
+        print(f"champion:  {page} compares with it")
     _say_where(store, version, mine, grids)
 
 
-def _since_champion(store: Store, name: str, manifest: Path) -> SinceChampion:
-    champion = versions.find_alias(store, name, CHAMPION)
+def _since_champion(store: Store, champion: "ModelVersion | None", manifest: Path) -> SinceChampion:
     if champion is None:
         return SinceChampion(None, None)
     with tempfile.TemporaryDirectory() as folder:

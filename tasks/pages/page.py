@@ -42,10 +42,9 @@ def render_page(title: str, opening: str, sections: Sequence[Section]) -> str:
     Args:
         title: Plain text.
         opening: HTML below the title: what a reader who reads nothing else must have read.
-        sections: The rest; those without a body are left out.
+        sections: The rest.
     """
-    shown = [section for section in sections if section.body]
-    links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in shown)
+    links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in sections)
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -53,7 +52,7 @@ def render_page(title: str, opening: str, sections: Sequence[Section]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f"<header>\n<h1>{escape(title)}</h1>\n{opening}\n<nav>{links}</nav>\n</header>\n<main>\n"
-        + "".join(_render_section(section) for section in shown)
+        + "".join(_render_section(section) for section in sections)
         + f"</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
 

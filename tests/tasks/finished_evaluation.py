@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.album import write_album
-from tasks.evaluation_page import CHECKPOINTS, EvaluationFiles, render_evaluation
+from tasks.album import CHECKPOINTS, write_album
+from tasks.evaluation_page import EvaluationFiles, render_evaluation
 from tests.tasks.data_folder import texture
 from tlora.adapter import TLoRAConfig
 from tlora.checkpoint import AdapterMetadata

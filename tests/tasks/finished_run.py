@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from tasks.album import CHECKPOINTS, write_album
 from tasks.register import RegisterSettings, register
 from tests.tiny_flux import tiny_transformer
 from tlora.adapter import TLoRAConfig
@@ -22,6 +23,7 @@ BASE = "models/tiny-flux"
 NAME = "tlora-tiny-flux-brick"
 DVC_DIGEST = "0123456789abcdef0123456789abcdef.dir"
 TARGETS = ("to_q", "to_v")
+CHECKPOINT_NAMES = ("checkpoint-000002", "checkpoint-000004")
 CONFIG = TLoRAConfig(rank=4, alpha=4.0, min_rank=1)
 
 
@@ -39,6 +41,7 @@ class FinishedRun:
             adapters=Path("adapters"),
             metrics=Path("metrics/evaluate.json"),
             grids=Path("artifacts/grids"),
+            pictures=Path("artifacts/pictures"),
             reports=Path("reports"),
             manifest=Path("artifacts/manifest"),
             concept=Path("concept.yaml"),
@@ -91,10 +94,12 @@ def lay_out(root: Path, base: Path) -> FinishedRun:
     run.evaluate("checkpoint-000002")
     run.hold_data(train={"brick_0.png": "a matbrk wall", "brick_1.png": "a matbrk wall"})
     drawing = {"width": 32, "height": 32, "num_inference_steps": 2, "guidance_scale": 3.5, "lora_scale": 1.0}
+    rows = {name: [[Image.new("RGB", (16, 16), (len(name), seed, 9)) for seed in (0, 1)]] for name in ("base", *CHECKPOINT_NAMES)}
+    write_album(root / "artifacts" / "pictures", {CHECKPOINTS: rows}, ["a matbrk wall"], [0, 1])
     drawing |= {"sigma_mask": "timestep", "max_sequence_length": 16}
     run._write("reports/evaluate/setup.json", {"drawing": drawing, "prompts": ["a matbrk wall"], "seeds": [0, 1]})
     (root / "artifacts" / "grids").mkdir()
-    for name in ("grid", "base", "checkpoint-000002", "checkpoint-000004"):
+    for name in ("grid", "base", *CHECKPOINT_NAMES):
         Image.new("RGB", (40, 20), (len(name), 0, 0)).save(root / "artifacts" / "grids" / f"{name}.png")
     (root / "concept.yaml").write_text("name: brick\ntrigger: matbrk\nprompts: [a matbrk wall]\n")
     (root / "data.dvc").write_text(f"outs:\n- md5: {DVC_DIGEST}\n  size: 3\n  hash: md5\n  path: data\n")

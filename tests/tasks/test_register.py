@@ -250,6 +250,7 @@ def own_store() -> dict[str, str]:
 
 OPTIONS = [
     *("--adapters", "adapters", "--metrics", "metrics/evaluate.json", "--grids", "artifacts/grids"),
+    *("--pictures", "artifacts/pictures"),
     *("--reports", "reports", "--manifest", "artifacts/manifest", "--concept", "concept.yaml"),
 ]
 PARAMS = """

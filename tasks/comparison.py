@@ -1,0 +1,75 @@
+"""Writes the page that compares a new version with the champion, and keeps it with the new version's run."""
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.album import read_album
+from tasks.champion_page import Contender, render_comparison
+from tasks.choice import read_evaluation
+from tasks.data_changes import SinceChampion
+from tasks.state import write_text
+from tasks.story import Story
+from tasks.tracking import runs
+from tasks.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+METRICS, PICTURES = "metrics", "pictures"  # among a run's artifacts: what later versions are compared with
+REPORTS, PAGE = Path("reports"), Path("register", "champion.html")  # among a run's artifacts, and below the folder of reports
+_KEPT = "champion_page"  # tag of a run: hash of the page that it keeps
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A new version and the champion that it meets.
+
+    Args:
+        new: The new version.
+        champion: The version that holds the alias; None if none does.
+        since: What changed in the data since the champion's.
+    """
+
+    new: "ModelVersion"
+    champion: "ModelVersion | None"
+    since: SinceChampion
+
+
+def show_comparison(store: Store, story: Story, meeting: Meeting, pictures: Path, page: Path) -> bool:
+    """Write the page and keep it with the new version's run; return whether there was a champion to compare with.
+
+    Args:
+        store: Where.
+        story: Of the new version.
+        meeting: Both versions.
+        pictures: Album of the new version's evaluation.
+        page: Output file.
+    """
+    new, champion = meeting.new, meeting.champion
+    if champion is None or champion.version == new.version:
+        return False
+    choice, title = story.choice, f"version {new.version}"
+    ours = Contender(title, choice.name, choice.scores, story.params(), story.tags, read_album(pictures))
+    with tempfile.TemporaryDirectory() as kept:
+        theirs = _champion(store, champion, Path(kept))
+        write_text(page, render_comparison(new.name, ours, theirs, meeting.since))
+    digest = hashlib.sha256(page.read_bytes()).hexdigest()
+    run = store.client.get_run(str(new.run_id))
+    if run.data.tags.get(_KEPT) != digest:
+        runs.log_files(store, run.info.run_id, {str((REPORTS / PAGE).parent): page})
+        store.client.set_tag(run.info.run_id, _KEPT, digest)
+    return True
+
+
+def _champion(store: Store, version: "ModelVersion", folder: Path) -> Contender:
+    """Return the champion as its run keeps it, files copied into a folder."""
+    run = store.client.get_run(str(version.run_id))
+    metrics = runs.fetch_folder(store, run.info.run_id, METRICS, folder)
+    pictures = runs.fetch_folder(store, run.info.run_id, PICTURES, folder)
+    checkpoint = version.tags.get("checkpoint", "")
+    scores = read_evaluation(metrics / "evaluate.json").checkpoints.get(checkpoint, {}) if metrics else {}
+    title = f"champion (version {version.version})"
+    return Contender(title, checkpoint, scores, run.data.params, version.tags, read_album(pictures) if pictures else None)
