@@ -20,9 +20,9 @@ from typing import Literal
 
 from flows import keeper
 from flows.hidden import strike_out
-from tasks.cli import PREEMPTED
 from tasks.state import exit_file
 from tlora.errors import SettingsError
+from tlora.preemption import PREEMPTED
 
 Outcome = Literal["Completed", "Skipped", "Restored", "Preempted", "Failed"]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.state import write_json
 from tlora.errors import CheckpointError
+from tlora.whole_file import write_json
 
 EXACT_SIDE = 128  # pixels; up to here a picture is kept bit by bit
 QUALITY = 90

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.state import write_json
 from tlora.data import INDEX
+from tlora.whole_file import write_json
 
 
 def assemble(folder: Path, store: Path, entries: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:

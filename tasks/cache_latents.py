@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tlora.device import hold_device
 from torch import Tensor
 
 from tasks.cache import assemble
 from tasks.cli import run_stage
-from tasks.device import hold_device
-from tasks.progress import Progress
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.data import content_key, latent_weights, to_pixels, to_weights, write_item
@@ -23,6 +22,7 @@ from tlora.loss_mask import read_mask
 from tlora.manifest import Manifest, PictureItem, read_manifest
 from tlora.model import Vae, choose_device, encode_posterior, load_vae, pixels_per_latent
 from tlora.pictures import decode_picture
+from tlora.progress import Progress
 from tlora.views import View, ViewSettings, take_view, views_of
 
 PREPROCESSING = "1"  # changes whenever the same view of the same bytes would give other pixels

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tasks.cache import assemble
 from tasks.cli import run_stage
-from tasks.progress import Progress
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.concept import read_concept
 from tlora.data import content_key, write_item
 from tlora.manifest import read_manifest
+from tlora.progress import Progress
 from tlora.text import TextEncoders, encode_captions, load_text_encoders
 from tlora.tokens import TextSettings
 

@@ -16,17 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
 
-from tasks.state import exit_file, write_json
+from tasks.state import exit_file
 from tasks.telemetry import telemetry_off
 from tlora.errors import SettingsError, TloraError
+from tlora.preemption import PREEMPTED, Preempted
 from tlora.settings import parse_settings, read_mapping
+from tlora.whole_file import write_json
 
 BAD_INPUT = 2
-PREEMPTED = 75  # EX_TEMPFAIL: run it again and it goes on where it was
-
-
-class Preempted(Exception):
-    """The stage was asked to stop and has saved what it needs to go on."""
 
 
 def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) -> None:

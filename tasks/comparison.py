@@ -10,10 +10,10 @@ from tasks.album import read_album
 from tasks.champion_page import Contender, render_comparison
 from tasks.choice import read_evaluation
 from tasks.data_changes import SinceChampion
-from tasks.state import write_text
 from tasks.story import Story
 from tasks.tracking import runs
 from tasks.tracking.store import Store
+from tlora.whole_file import write_text
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

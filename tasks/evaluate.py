@@ -13,16 +13,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from tlora.device import hold_device
 from torch import Tensor
 
 from tasks.album import CHECKPOINTS, write_album
 from tasks.cli import run_stage
-from tasks.device import hold_device
 from tasks.evaluation_page import EvaluationFiles, render_evaluation
 from tasks.evaluation_report import write_curves, write_grids
-from tasks.progress import Progress
 from tasks.scoring import BASE, References, Scores, plain, score_pictures, summarise
-from tasks.state import write_json, write_text
 from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.checkpoint import WEIGHTS_FILE, attach_adapter, load_tlora_weights, read_metadata
 from tlora.concept import read_concept
@@ -33,8 +31,10 @@ from tlora.manifest import read_manifest
 from tlora.metrics import embed_pictures, embed_texts, load_evaluator
 from tlora.model import choose_device, load_scheduler, load_transformer, load_vae
 from tlora.pictures import decode_picture
+from tlora.progress import Progress
 from tlora.sampling import Painter, SampleSettings, draw_pictures
 from tlora.selection import SelectionSettings
+from tlora.whole_file import write_json, write_text
 
 FINAL = "final"
 

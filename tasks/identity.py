@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.preview import PreviewSettings
-from tasks.provenance import code_digest, digest_of
 from tlora.base_model import ModelSpec, base_digest
 from tlora.checkpoint import AdapterMetadata
 from tlora.concept import read_concept
 from tlora.data import INDEX
+from tlora.fingerprint import code_digest, digest_of
 from tlora.noise import MAX_TIMESTEP
 from tlora.training_settings import TrainingSettings
 
 SHAPES_NOTHING = ("preview", "state_steps", "keep_states")
+FIRST_PARTY = ("tasks", "tlora")
+CANNOT_CHANGE_RESULTS = ("tasks.tracking",)  # what is shown of a run cannot change what it learns
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def describe_adapter(settings: TrainSettings, model: ModelSpec, inputs: Inputs) 
         base_revision=model.revision or base_digest(model),
         data_digest=index["data_digest"],
         params_digest=digest_of([shaping_params(settings, model), _index_digest(inputs.latents), _index_digest(inputs.prompts)]),
-        code_digest=code_digest(),
+        code_digest=code_digest(FIRST_PARTY, CANNOT_CHANGE_RESULTS),
         concept=concept.name,
         trigger=concept.trigger,
     )

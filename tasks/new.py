@@ -16,10 +16,11 @@ from pathlib import Path
 import yaml
 
 from tasks.dvc_command import run_dvc
-from tasks.state import state_folder, write_text
+from tasks.state import state_folder
 from tlora.concept import parse_concept
 from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.pictures import FOREIGN_SUFFIXES, MASK_ENDING, caption_path, list_pictures, mask_path
+from tlora.whole_file import write_text
 
 DATA = Path("data")
 IMAGES = DATA / "images"

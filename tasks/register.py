@@ -18,7 +18,6 @@ from tasks.data_changes import SinceChampion, say_since, since_to_markdown
 from tasks.model_page import GRID, PREVIEW, PREVIEW_WIDTH, metrics_table, model_page
 from tasks.pages.scores import BASE
 from tasks.registration import Registration, leave_registration
-from tasks.state import write_text
 from tasks.story import Folders, Story, read_story
 from tasks.tracking import runs, versions
 from tasks.tracking.store import Store, explained_failures, open_store, public_uri, run_address
@@ -27,6 +26,7 @@ from tlora.changes import compare_splits
 from tlora.errors import CheckpointError
 from tlora.manifest import read_split
 from tlora.settings import parse_settings
+from tlora.whole_file import write_text
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.state import state_folder, write_json
+from tasks.state import state_folder
+from tlora.whole_file import write_json
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import yaml
 
 from tasks.cli import read_section
 from tasks.dvc_command import parse_dvc_file, read_dvc_file, run_dvc
-from tasks.state import write_text
 from tasks.telemetry import telemetry_off
 from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tasks.tracking.versions import find_alias
@@ -22,6 +21,7 @@ from tlora.base_model import ModelSpec
 from tlora.concept import read_concept
 from tlora.errors import PictureError, TloraError
 from tlora.settings import parse_settings
+from tlora.whole_file import write_text
 
 FILE = Path("data.dvc")
 CONCEPT = Path("concept.yaml")

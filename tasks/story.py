@@ -10,8 +10,8 @@ from typing import Any
 from tasks.choice import Choice, Evaluation, read_json
 from tasks.dvc_command import read_dvc_file
 from tasks.lineage import rank_schedule
-from tasks.provenance import digest_of
 from tlora.errors import CheckpointError
+from tlora.fingerprint import digest_of
 from tlora.manifest import read_manifest
 
 

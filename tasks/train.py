@@ -6,25 +6,19 @@ SIGINT), it finishes the step, saves, and exits with 75.
 
 import dataclasses
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from accelerate import Accelerator
+from tlora.device import hold_device
 from torch import Tensor
 
-from tasks.cli import Preempted, run_stage
-from tasks.device import hold_device
+from tasks.cli import run_stage
 from tasks.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields, shaping_params
 from tasks.preview import draw_preview, guard, save_preview
-from tasks.progress import Progress
 from tasks.provenance import circumstances
-from tasks.resume import RunFolder
-from tasks.state import write_json
+from tasks.state import state_folder
 from tasks.tracking.live import LiveRun
 from tasks.tracking.runs import training_points
 from tlora.activity import activity_lines, rank_activity, sampler_reach
@@ -34,9 +28,13 @@ from tlora.data import INDEX, LatentCache, PromptCache
 from tlora.inject import inject_tlora_into_transformer
 from tlora.model import choose_device, load_scheduler, load_transformer
 from tlora.noise import MAX_TIMESTEP
+from tlora.preemption import Preempted, StopRequest, asked_to_stop
+from tlora.progress import Progress
+from tlora.run_folder import RunFolder
 from tlora.sampling import set_timesteps
 from tlora.strength import relative_change
 from tlora.training import Training, image_tokens
+from tlora.whole_file import write_json
 
 
 def train(
@@ -64,10 +62,10 @@ def train(
         cpu=choose_device(model).type == "cpu",
     )
     fields = fingerprint_fields(settings, model, inputs, metadata, accelerator.num_processes)
-    run = RunFolder(fields, settings.keep_states, writes=accelerator.is_main_process)
+    run = RunFolder(state_folder("train"), fields, settings.keep_states, writes=accelerator.is_main_process, say=_say)
     record = {"fingerprint": run.fingerprint, "params": shaping_params(settings, model), **circumstances()}
     outputs = _Outputs(run, metadata, settings, record, adapters, report)
-    with hold_device(str(accelerator.device), "train"), _asked_to_stop() as stop:
+    with hold_device(str(accelerator.device), "train"), asked_to_stop(_say) as stop:
         training = _prepare(settings, model, accelerator)
         _print_rank_activity(settings, model, views.shapes()[0])
         run.resume(training)
@@ -76,11 +74,6 @@ def train(
             watch = _Watch(training, model, settings, views, captions, live)
             _train_to_the_end(training, views, captions, outputs, watch, stop)
     outputs.finish(training)
-
-
-@dataclass
-class _Stop:
-    requested: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +168,7 @@ def _print_rank_activity(settings: TrainSettings, model: ModelSpec, shape: tuple
 
 
 def _train_to_the_end(
-    training: Training, views: LatentCache, captions: PromptCache, outputs: _Outputs, watch: _Watch, stop: _Stop
+    training: Training, views: LatentCache, captions: PromptCache, outputs: _Outputs, watch: _Watch, stop: StopRequest
 ) -> None:
     steps = training.settings.loop.max_train_steps
     with Progress("train", steps, training.step) as progress:
@@ -184,27 +177,9 @@ def _train_to_the_end(
             progress.advance(f"loss {report.loss:.4f}")
             outputs.keep(training)
             watch.look(line, outputs.report / "previews")
-            if stop.requested:
+            if stop.is_made:
                 outputs.run.save_state(training)
                 raise Preempted(f"asked to stop; the state of step {report.step} is saved, run it again to go on")
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[_Stop]:
-    """Turn the first SIGTERM or SIGINT into a flag that the loop looks at; a second one stops at once."""
-    stop = _Stop()
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        stop.requested = True
-        signal.signal(signum, signal.SIG_DFL)
-        _say("asked to stop, finishing this step")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say(line: str) -> None:

@@ -28,16 +28,17 @@ from tasks.findings import (
     summarise,
 )
 from tasks.inspection import Inspection, inspect_pictures, inspection_cache, look_file, read_look
-from tasks.progress import show_progress
-from tasks.state import state_folder, write_json, write_text
+from tasks.state import state_folder
 from tlora.base_model import ModelSpec
 from tlora.colour import Refused
 from tlora.concept import Concept, read_concept
 from tlora.errors import ModelError, PictureError
 from tlora.manifest import PictureItem, Split, build_manifest, manifest_to_json, split_items
 from tlora.pictures import list_pictures
+from tlora.progress import show_progress
 from tlora.tokens import TextSettings, load_tokenizers
 from tlora.views import ViewSettings
+from tlora.whole_file import write_json, write_text
 
 
 def validate(

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from tlora.adapter import TLoRAConfig
 from tlora.errors import CheckpointError, SettingsError
 from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer
 from tlora.settings import parse_settings
+from tlora.whole_file import write_bytes
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "tlora_weights.safetensors"
@@ -197,14 +197,9 @@ def adapter_digest(file: Path) -> str:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors under a temporary name, sync, rename; equal content is equal bytes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.partial")
-    with temporary.open("wb") as opened:
-        opened.write(_canonical({k: v.detach().to("cpu").contiguous() for k, v in sorted(tensors.items())}, metadata))
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(temporary, file)
+    """Write tensors whole or not at all; equal content is equal bytes."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(tensors.items())}
+    write_bytes(file, _canonical(plain, metadata))
 
 
 def _canonical(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

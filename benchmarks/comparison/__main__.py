@@ -18,12 +18,13 @@ from benchmarks.comparison.matched import Curve, common_fidelity
 from benchmarks.comparison.measures import Measures, Yardstick, measure
 from benchmarks.comparison.page import SHARES, comparison_page, make_sheet, matched_step, strip_of
 from benchmarks.comparison.trial import BASE, BATCH, LEARNING_RATE, SEEDS_PER_PROMPT, TARGETS, Bench, learn
-from tasks.progress import Progress
-from tasks.provenance import digest_of
-from tasks.state import state_folder, write_json, write_text
+from tasks.state import state_folder
 from tasks.telemetry import telemetry_off
 from tlora.base_model import base_digest
+from tlora.fingerprint import digest_of
+from tlora.progress import Progress
 from tlora.settings import read_mapping
+from tlora.whole_file import write_json, write_text
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
-from tasks.cli import Preempted
 from tasks.tracking.runs import Point, find_or_create_run, known_points, log_points
 from tasks.tracking.store import Store, TrackingError, explained_failures, open_store
 from tlora.checkpoint import AdapterMetadata
+from tlora.preemption import Preempted
 
 _SEND_EVERY = 3.0  # seconds between two requests
 _FIRST_PAUSE = 60.0  # seconds that a store which failed is left alone; doubled every time

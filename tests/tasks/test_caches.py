@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
-from tasks.state import write_json
 from tests.tasks.data_folder import texture
 from tests.tiny_flux import SCALE
 from tlora.base_model import ModelSpec
@@ -21,6 +20,7 @@ from tlora.model import encode_posterior, load_vae
 from tlora.pictures import decode_picture, mask_path, picture_digest
 from tlora.tokens import TextSettings
 from tlora.views import View, ViewSettings, take_view
+from tlora.whole_file import write_json
 
 
 @pytest.fixture

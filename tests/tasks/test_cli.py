@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tasks.cli import Preempted, read_params, run_stage
+from tasks.cli import read_params, run_stage
 from tlora.errors import ModelError, SettingsError
+from tlora.preemption import Preempted
 
 PARAMS = """
 knead:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tasks.cli import Preempted
 from tasks.tracking.live import LiveRun
 from tasks.tracking.runs import Point, evaluation_points, find_run, run_fingerprint, training_points
 from tasks.tracking.store import Store, TrackingError, explained_failures, open_store, public_uri, run_address, store_uri
 from tests.tasks.finished_run import FinishedRun, metadata_of
+from tlora.preemption import Preempted
 
 REPOSITORY = Path(__file__).parents[2]
 DEAD_SERVER = "http://127.0.0.1:9"

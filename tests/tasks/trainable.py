@@ -9,8 +9,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from tasks.state import write_json
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, tiny_pipeline_folder
+from tlora.whole_file import write_json
 
 ROOT = Path(__file__).parents[2]
 RUN = [

@@ -1,20 +1,20 @@
-"""What a training run leaves in `.state` so that it can be killed at any moment and go on to the same bytes.
+"""What a training run leaves behind so that it can be killed at any moment and go on to the same bytes.
 
 One folder per fingerprint: the fingerprint's fields, the last few states, every checkpoint already emitted, and the log so far.
-DVC deletes a stage's outputs before it runs, so outputs are always rebuilt from here.
+Whoever runs may lose the outputs in between (DVC deletes them first), so outputs are always rebuilt from here.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.provenance import digest_of, first_difference
-from tasks.state import state_folder, write_json
 from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, read_state, save_tlora_weights, write_tensors
 from tlora.errors import CheckpointError
+from tlora.fingerprint import digest_of, first_difference
 from tlora.training import StepReport, Training
+from tlora.whole_file import write_json, write_text
 
 FIELDS = "fingerprint.json"
 
@@ -23,17 +23,28 @@ class RunFolder:
     """The state of one training run.
 
     Args:
+        states: Folder of the states of all runs.
         fields: Everything that the result is a function of.
         keep_states: How many of the last states are kept.
         writes: Whether this process writes; of several, only the first does.
+        say: Where a line for people goes.
     """
 
-    def __init__(self, fields: Mapping[str, Any], keep_states: int, writes: bool = True) -> None:
+    def __init__(
+        self,
+        states: Path,
+        fields: Mapping[str, Any],
+        keep_states: int,
+        *,
+        writes: bool = True,
+        say: Callable[[str], None] = print,
+    ) -> None:
         self.fingerprint = digest_of(fields)[:16]
-        self._others = [p for p in state_folder("train").iterdir() if p.name != self.fingerprint and (p / FIELDS).exists()]
-        self.folder = state_folder("train", self.fingerprint)
+        self.folder = states / self.fingerprint
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._others = [p for p in states.iterdir() if p.name != self.fingerprint and (p / FIELDS).exists()]
         self._fields = json.loads(json.dumps(fields))  # as it will be read back: a tuple is a list
-        self._keep, self._writes = keep_states, writes
+        self._keep, self._writes, self._say = keep_states, writes, say
         self.log = self.folder / "log.jsonl"
         self.checkpoints = self.folder / "checkpoints"
 
@@ -43,9 +54,9 @@ class RunFolder:
             try:
                 training.restore(*read_state(file))
             except (CheckpointError, KeyError, ValueError) as error:
-                print(f"train: {file} is damaged ({type(error).__name__}: {error}), passed over", flush=True)
+                self._say(f"{file} is damaged ({type(error).__name__}: {error}), passed over")
                 continue
-            print(f"train: going on from step {training.step} ({file})", flush=True)
+            self._say(f"going on from step {training.step} ({file})")
             break
         else:
             self._explain_fresh_start()
@@ -111,11 +122,11 @@ class RunFolder:
 
     def _explain_fresh_start(self) -> None:
         if not self._others:
-            print("train: starting at step 0", flush=True)
+            self._say("starting at step 0")
             return
         last = max(self._others, key=lambda folder: (folder / FIELDS).stat().st_mtime)
         before = json.loads((last / FIELDS).read_text(encoding="utf-8"))
-        print(f"train: starting afresh at step 0: {first_difference(before, self._fields)}", flush=True)
+        self._say(f"starting afresh at step 0: {first_difference(before, self._fields)}")
 
     def _cut_log(self, step: int) -> None:
         """Drop what the log says of steps that will be taken again, and a line that was cut off."""
@@ -123,9 +134,7 @@ class RunFolder:
             return
         lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
-        temporary = self.log.with_suffix(".partial")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.rename(self.log)
+        write_text(self.log, "".join(kept))
 
     def _drop_checkpoints_after(self, step: int) -> None:
         for folder in self.checkpoints.glob("*/"):
