@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlora.device import hold_device
 from torch import Tensor
 
 from tasks.cache import assemble
@@ -17,6 +16,7 @@ from tasks.cli import run_stage
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.data import content_key, latent_weights, to_pixels, to_weights, write_item
+from tlora.device import hold_device
 from tlora.latents import PATCH
 from tlora.loss_mask import read_mask
 from tlora.manifest import Manifest, PictureItem, read_manifest

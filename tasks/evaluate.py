@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tlora.device import hold_device
 from torch import Tensor
 
 from tasks.album import CHECKPOINTS, write_album
@@ -25,6 +24,7 @@ from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.checkpoint import WEIGHTS_FILE, attach_adapter, load_tlora_weights, read_metadata
 from tlora.concept import read_concept
 from tlora.data import PromptCache
+from tlora.device import hold_device
 from tlora.errors import CheckpointError
 from tlora.inject import adapter_layers
 from tlora.manifest import read_manifest

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from tlora.device import hold_device
 from torch import Tensor
 
 from tasks.cli import run_stage
@@ -25,6 +24,7 @@ from tlora.activity import activity_lines, rank_activity, sampler_reach
 from tlora.base_model import ModelSpec, require_base
 from tlora.checkpoint import AdapterMetadata
 from tlora.data import INDEX, LatentCache, PromptCache
+from tlora.device import hold_device
 from tlora.inject import inject_tlora_into_transformer
 from tlora.model import choose_device, load_scheduler, load_transformer
 from tlora.noise import MAX_TIMESTEP

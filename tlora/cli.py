@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import NoReturn
 
 from tlora.commands import infer, inspect, train
 from tlora.errors import TloraError
+from tlora.preemption import PREEMPTED, Preempted
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.run(options)
     except TloraError as error:
         sys.exit(f"tlora {options.verb}: error: {error}")
+    except Preempted as stop:
+        print(f"tlora {options.verb}: stopped: {stop}", file=sys.stderr)
+        sys.exit(PREEMPTED)
+    except KeyboardInterrupt:
+        print(f"tlora {options.verb}: stopped by the keyboard", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"tlora {options.verb}: error: {where}{error.strerror or error}")

@@ -1,147 +1,202 @@
-"""Training and drawing from one flat configuration, in one process, without caches on disk; yields lines for whoever shows them.
+"""Train from one flat configuration, in one process, without caches on disk, by the engine of the pipeline's training stage.
 
-The phases follow one another so that the text encoders are gone before the VAE comes, and both before the transformer trains.
+The phases follow one another so that the VAE is gone before the text encoders come, and both before the transformer trains.
 """
 
 import dataclasses
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from accelerate import Accelerator, cpu_offload
-from torch import Tensor
+from accelerate import Accelerator
 
-from tlora.base_model import base_digest, require_base
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, attach_adapter, save_tlora_weights
+from tlora.activity import activity_lines, rank_activity, sampler_reach
+from tlora.base_model import ModelSpec, base_digest, require_base, require_free_space
+from tlora.checkpoint import AdapterMetadata
 from tlora.data import CaptionDataset, LatentItem, latent_weights
+from tlora.device import hold_device
 from tlora.errors import SettingsError
+from tlora.fingerprint import code_digest, digest_of
 from tlora.flat_config import FlatConfig
 from tlora.inject import inject_tlora_into_transformer
 from tlora.latents import PATCH
 from tlora.model import choose_device, encode_posterior, load_scheduler, load_transformer, load_vae, pixels_per_latent
-from tlora.sampling import Painter, SampleSettings, draw_pictures
+from tlora.noise import MAX_TIMESTEP
+from tlora.output_folder import claim_output, require_writable
+from tlora.pictures import SUFFIXES, list_pictures, picture_digest, read_caption
+from tlora.preemption import Preempted, StopRequest, asked_to_stop
+from tlora.progress import Progress
+from tlora.run_folder import RunFolder
+from tlora.sampling import set_timesteps
 from tlora.strength import relative_change
-from tlora.text import PromptEmbedding, encode_captions, load_text_encoders
-from tlora.training import ReadPrompts, Training
+from tlora.text import embed_captions
+from tlora.training import ReadPrompts, Training, image_tokens
 
-LOG_EVERY_STEPS = 10
+STATES = ".state"  # below the output folder
+STATE_STEPS, KEEP_STATES = 50, 2  # what a kill can cost, and how many states are kept
+OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
+SHAPES_NOTHING = ("train_data_dir", "output_dir", "num_inference_steps", "guidance_scale")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What `tlora infer` is asked for.
+class _Run:
+    """A run on its way: what trains, on what, and where it is kept."""
+
+    training: Training
+    views: Sequence[LatentItem]
+    read_prompts: ReadPrompts
+    folder: RunFolder
+    metadata: AdapterMetadata
+    output: Path
+
+
+def train_from_config(config: FlatConfig, say: Say) -> None:
+    """Train an adapter, writing `checkpoint-<step>/`, `final/` and `log.jsonl` below the output folder.
+
+    Killed and run again, it goes on from its last state and ends in the same bytes.
 
     Args:
-        prompts: One or more.
-        count: Pictures per prompt.
-        first_seed: Seed of the first picture of every prompt; the next one has the next.
-        scales: Strengths of the adapter; every seed is drawn at each.
-        prefix: Start of the file names.
-        sequential_offload: Keep weights off the GPU until a layer needs them.
-    """
-
-    prompts: tuple[str, ...]
-    count: int
-    first_seed: int
-    scales: tuple[float, ...]
-    prefix: str
-    sequential_offload: bool
-
-
-def train_from_config(config: FlatConfig) -> Iterator[str]:
-    """Train an adapter, writing `checkpoint-<step>/` and `final/` below the output folder.
+        config: The flat configuration.
+        say: Where lines for people go.
 
     Raises:
-        TloraError: If anything given is wrong, before the transformer is loaded.
+        Preempted: If asked to stop; the step is then saved.
+        TloraError: If anything given is wrong, before a weight is loaded where it can be known.
     """
-    model = config.model()
+    model, output = config.model(), Path(config.output_dir)
+    _require_inputs(config, model, output)
+    views = _encode_views(config, model, say)
+    read_prompts = embed_captions(model, ["", *(view.caption for view in views)], config.max_sequence_length)
+    say("captions encoded on the CPU, text encoders freed")
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        cpu=choose_device(model).type == "cpu",
+    )
+    metadata = _describe(config, model)
+    with hold_device(str(accelerator.device), "tlora train"), asked_to_stop(say) as stop:
+        training = _prepare(config, model, accelerator, say)
+        fields = _fingerprint_fields(config, metadata, accelerator.num_processes)
+        folder = RunFolder(output / STATES, fields, KEEP_STATES, writes=accelerator.is_main_process, say=say)
+        run = _Run(training, views, read_prompts, folder, metadata, output)
+        _say_rank_activity(config, model, _shapes(views)[0], say)
+        folder.resume(training)
+        if accelerator.is_main_process:
+            claim_output(output, folder.fingerprint, say)
+        folder.publish(output, output)
+        _train_to_the_end(run, config.checkpointing_steps, stop)
+    _finish(run, say)
+
+
+def _require_inputs(config: FlatConfig, model: ModelSpec, output: Path) -> None:
+    """Say what is wrong before anything is loaded."""
     require_base(model)
     if not config.train_data_dir:
         raise SettingsError("train_data_dir is missing: the folder of pictures to train on")
+    if not Path(config.train_data_dir).is_dir():
+        raise SettingsError(f"train_data_dir: {config.train_data_dir}: no such folder: the pictures to train on")
+    require_writable(output)
+    require_free_space(output, OUTPUT_BYTES, "free some, or choose another output_dir")
+
+
+def _encode_views(config: FlatConfig, model: ModelSpec, say: Say) -> list[LatentItem]:
+    folder = Path(config.train_data_dir)
+    silent = [path.name for path in list_pictures(folder) if not read_caption(path)]
     vae = load_vae(model)
-    pictures = CaptionDataset(Path(config.train_data_dir), config.views(), pixels_per_latent(vae) * PATCH)
-    yield f"{len(pictures)} views of the pictures in {config.train_data_dir}"
+    pictures = CaptionDataset(folder, config.views(), pixels_per_latent(vae) * PATCH)
+    say(f"{len(pictures)} views of the pictures in {folder}")
+    if silent:
+        say(f"warning: no caption for {len(silent)} of the pictures, such as {silent[0]}: they train on an empty one")
     views = []
     for picture in pictures:
         mean, std = encode_posterior(vae, picture.pixels[None])
         weights = picture.loss_mask
         mask = None if weights is None else latent_weights(weights, pixels_per_latent(vae), picture.name)
         views.append(LatentItem(picture.name, picture.caption, mean[0], std[0], mask))
-    del vae
-    read_prompts = _embeddings_of(config, [view.caption for view in views])
-    yield "captions encoded on the CPU"
-    precision = config.mixed_precision
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=config.gradient_accumulation_steps)
+    return views
+
+
+def _describe(config: FlatConfig, model: ModelSpec) -> AdapterMetadata:
+    """Return what every adapter of the run says of itself, at step 0."""
+    return AdapterMetadata(
+        config.adapter(),
+        config.target_modules,
+        base=model.path,
+        base_revision=base_digest(model),
+        data_digest=_data_digest(Path(config.train_data_dir)),
+        params_digest=digest_of(_shaping(config)),
+        code_digest=code_digest(["tlora"], ["tlora.cli", "tlora.commands"]),
+    )
+
+
+def _data_digest(folder: Path) -> str:
+    """Return the hash of every picture and text of a folder, masks included."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in (*SUFFIXES, ".txt"))
+    return digest_of([[path.name, picture_digest(path.read_bytes())] for path in files])
+
+
+def _shaping(config: FlatConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in SHAPES_NOTHING}
+
+
+def _fingerprint_fields(config: FlatConfig, metadata: AdapterMetadata, processes: int) -> dict[str, Any]:
+    """Return everything that the result is a function of, by name, so that a difference can be named."""
+    return {
+        "config": _shaping(config),
+        "base_revision": metadata.base_revision,
+        "data": metadata.data_digest,
+        "code": metadata.code_digest,
+        "processes": processes,
+    }
+
+
+def _prepare(config: FlatConfig, model: ModelSpec, accelerator: Accelerator, say: Say) -> Training:
     transformer = load_transformer(model).to(accelerator.device)
     layers = inject_tlora_into_transformer(transformer, config.target_modules, config.adapter(), seed=config.seed)
     training = Training(transformer, config.training(), accelerator)
-    yield f"{layers} layers, {sum(p.numel() for p in training.parameters):,} trainable parameters, on {accelerator.device}"
-    metadata = AdapterMetadata(config.adapter(), config.target_modules, base=model.path, base_revision=base_digest(model))
-    yield from _steps(training, views, read_prompts, config, metadata)
+    say(f"{layers} layers, {sum(p.numel() for p in training.parameters):,} trainable parameters, on {accelerator.device}")
+    return training
 
 
-def draw_from_config(
-    config: FlatConfig, lora_path: Path, outdir: Path, sample: SampleSettings, drawing: Drawing
-) -> Iterator[str]:
-    """Draw pictures, yielding a line per file.
-
-    Raises:
-        TloraError: If anything given is wrong.
-    """
-    model = config.model()
-    require_base(model)
-    outdir.mkdir(parents=True, exist_ok=True)
-    read_prompts = _embeddings_of(config, drawing.prompts)
-    transformer = load_transformer(model).eval()
-    metadata = attach_adapter(transformer, lora_path)
-    yield f"adapter of step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}"
-    if drawing.sequential_offload:
-        yield "sequential offload: every layer waits for its weights to be copied to the device, at every step"
-        cpu_offload(transformer, choose_device(model))
-    painter = Painter(transformer, load_vae(model), load_scheduler(model))
-    for p_i, prompt in enumerate(drawing.prompts):
-        for i in range(drawing.count):
-            for scale in drawing.scales:
-                settings = dataclasses.replace(sample, lora_scale=scale)
-                (picture,) = draw_pictures(painter, read_prompts([prompt]), [drawing.first_seed + i], settings)
-                steps, guidance = settings.num_inference_steps, settings.guidance_scale
-                name = f"{drawing.prefix}_neutraltrigger_p{p_i:02d}_img{i:02d}_steps{steps}_g{guidance}_lora{scale:.2f}.png"
-                picture.save(outdir / name)
-                yield f"{outdir / name}"
+def _shapes(views: Sequence[LatentItem]) -> list[tuple[int, int]]:
+    return [(view.mean.shape[-2], view.mean.shape[-1]) for view in views]
 
 
-def _embeddings_of(config: FlatConfig, captions: Sequence[str]) -> ReadPrompts:
-    """Encode on the CPU, let the encoders go, and return a reader of what they made."""
-    encoders = load_text_encoders(config.model())
-    encoded: dict[str, PromptEmbedding] = dict(encode_captions(encoders, ["", *captions], config.max_sequence_length))
-    del encoders
-    gc.collect()
-
-    def read(wanted: Sequence[str]) -> tuple[Tensor, Tensor]:
-        items = [encoded[caption] for caption in wanted]
-        return torch.stack([i.prompt_embeds for i in items]), torch.stack([i.pooled_prompt_embeds for i in items])
-
-    return read
+def _say_rank_activity(config: FlatConfig, model: ModelSpec, shape: tuple[int, int], say: Say) -> None:
+    if not config.enable_rank_masking:
+        return
+    schedule, tokens = config.adapter().schedule(MAX_TIMESTEP), image_tokens(shape)
+    reach = sampler_reach(schedule, set_timesteps(load_scheduler(model), config.num_inference_steps, tokens))
+    for line in activity_lines(schedule, rank_activity(schedule, config.training().noise, tokens), reach):
+        say(line)
 
 
-def _steps(
-    training: Training, views: Sequence[LatentItem], read_prompts: ReadPrompts, config: FlatConfig, metadata: AdapterMetadata
-) -> Iterator[str]:
-    folder = Path(config.output_dir)
-    shapes = [(view.mean.shape[-2], view.mean.shape[-1]) for view in views]
-    seconds = 0.0
-    for report in training.steps(views, shapes, read_prompts):
-        seconds += report.seconds
-        if report.step % LOG_EVERY_STEPS == 0 or report.step == config.max_train_steps:
-            left = seconds / report.step * (config.max_train_steps - report.step)
-            yield f"step {report.step}/{config.max_train_steps} loss {report.loss:.4f} {report.seconds:.2f} s, {left:.0f} s left"
-        if report.step % config.checkpointing_steps == 0:
-            file = folder / f"checkpoint-{report.step}" / WEIGHTS_FILE
-            save_tlora_weights(training.transformer, file, dataclasses.replace(metadata, step=report.step))
-            yield f"saved {file}"
-    file = folder / "final" / WEIGHTS_FILE
-    save_tlora_weights(training.transformer, file, dataclasses.replace(metadata, step=training.step))
-    changes = relative_change(training.transformer)
-    yield f"saved {file}; relative weight change {', '.join(f'{kind} {share:.3%}' for kind, share in changes.items())}"
+def _train_to_the_end(run: _Run, checkpointing_steps: int, stop: StopRequest) -> None:
+    """Train, saving what each step calls for; the checkpoint first: a state never stands for a checkpoint that is not there."""
+    training, steps = run.training, run.training.settings.loop.max_train_steps
+    with Progress("train", steps, training.step) as progress:
+        for report in training.steps(run.views, _shapes(run.views), run.read_prompts):
+            run.folder.record(report)
+            progress.advance(f"loss {report.loss:.4f}")
+            checkpoint = report.step % checkpointing_steps == 0
+            if checkpoint:
+                described = dataclasses.replace(run.metadata, step=report.step)
+                run.folder.save_checkpoint(training, described, f"checkpoint-{report.step}")
+            if checkpoint or stop.is_made or report.step % STATE_STEPS == 0 or report.step == steps:
+                run.folder.save_state(training)
+            if checkpoint:
+                run.folder.publish(run.output, run.output)
+            if stop.is_made:
+                raise Preempted(f"asked to stop; the state of step {report.step} is saved, run it again to go on")
+
+
+def _finish(run: _Run, say: Say) -> None:
+    if not run.training.accelerator.is_main_process:
+        return
+    run.folder.save_checkpoint(run.training, dataclasses.replace(run.metadata, step=run.training.step), "final")
+    run.folder.publish(run.output, run.output)
+    changes = relative_change(run.training.transformer)
+    say(f"relative weight change: {', '.join(f'{kind} {share:.3%}' for kind, share in changes.items())}")
+    say(f"{run.training.step} steps done, adapters in {run.output}")

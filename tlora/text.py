@@ -4,7 +4,8 @@ The encoders never stand on the GPU beside the transformer; only embeddings trav
 alone spares this path the ten seconds that diffusers costs to import.
 """
 
-from collections.abc import Iterable, Iterator
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -123,3 +124,23 @@ def precompute_prompt_cache_cpu_then_to_gpu(
         )
         for caption, embedding in encode_captions(encoders, captions, max_sequence_length)
     }
+
+
+def embed_captions(
+    spec: ModelSpec, captions: Sequence[str], max_sequence_length: int
+) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]]:
+    """Encode captions on the CPU, let the encoders go, and return a reader of (batch, length, width) and (batch, pooled).
+
+    Raises:
+        ModelError: If the encoders cannot be loaded.
+    """
+    encoders = load_text_encoders(spec)
+    encoded = dict(encode_captions(encoders, captions, max_sequence_length))
+    del encoders
+    gc.collect()
+
+    def read(wanted: Sequence[str]) -> tuple[Tensor, Tensor]:
+        items = [encoded[caption] for caption in wanted]
+        return torch.stack([i.prompt_embeds for i in items]), torch.stack([i.pooled_prompt_embeds for i in items])
+
+    return read

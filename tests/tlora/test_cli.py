@@ -67,7 +67,7 @@ def test_train_then_infer_then_inspect(folder: Path, capsys: pytest.CaptureFixtu
     main(["train", "--config", "config.yaml"])
     names = ["checkpoint-1", "checkpoint-2", "final"]
     assert [(Path("out") / name / "tlora_weights.safetensors").is_file() for name in names] == [True] * 3
-    assert "step 2/2 loss" in capsys.readouterr().out
+    assert "train: 2/2 loss" in capsys.readouterr().out
 
     assert infer("--num", "1", "--seed", "3") == [
         "single_neutraltrigger_p00_img00_steps2_g3.5_lora1.00.png",

@@ -18,3 +18,8 @@ def use_token(options: argparse.Namespace) -> None:
     """Hand `--hf_token` to the hub client, which looks in the environment."""
     if options.hf_token:
         os.environ["HF_TOKEN"] = options.hf_token
+
+
+def say(line: str) -> None:
+    """Show a line to whoever runs the verb."""
+    print(line, flush=True)

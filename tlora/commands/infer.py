@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     prompts = _read_prompts(options.prompts_file)
     if options.num < 1:
         raise SettingsError(f"--num must be at least 1, got {options.num}")
-    from tlora.single_run import Drawing, draw_from_config
+    from tlora.drawing import Drawing, draw_from_config
 
     try:
         sample = dataclasses.replace(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tlora.commands.config_options import add_config_options, use_token
+from tlora.commands.config_options import add_config_options, say, use_token
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,5 +18,4 @@ def run(options: argparse.Namespace) -> None:
     config = read_flat_config(options.config)
     from tlora.single_run import train_from_config
 
-    for line in train_from_config(config):
-        print(line, flush=True)
+    train_from_config(config, say)

@@ -1,0 +1,121 @@
+"""`tlora train`, as people type it, on a tiny random base."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tlora.commands.workplace import write_config
+from tlora.checkpoint import read_metadata
+from tlora.cli import main
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["tlora.single_run"])  # each process starts with the imports done, and is as real as any other
+
+
+def test_it_trains_and_says_what_people_want_to_know(folder: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_config(folder, base, min_rank=1)
+    main(["train", "--config", "config.yaml"])
+    said = capsys.readouterr().out
+    assert sorted(str(p) for p in Path("out").glob("*/*.safetensors")) == [
+        f"out/{name}/tlora_weights.safetensors" for name in ("checkpoint-1", "checkpoint-2", "final")
+    ]
+    assert "warning: no caption for 1 of the pictures, such as 1.png" in said
+    assert "rank 2 takes part in 67% of the samples" in said
+    assert "train: 2/2 loss" in said
+    assert "relative weight change: attn.to_k" in said
+    metadata = read_metadata(Path("out/final/tlora_weights.safetensors"))
+    assert (metadata.base, metadata.step, len(metadata.data_digest)) == (str(base), 2, 64)
+
+
+@pytest.mark.slow
+def test_stopped_and_killed_it_goes_on_to_the_same_bytes(folder: Path, base: Path) -> None:
+    write_config(folder, base, max_train_steps=60, checkpointing_steps=10)
+    process = start(folder)
+    wait_for(folder / "out/checkpoint-10", process)
+    os.kill(process.pid or 0, signal.SIGTERM)
+    assert "tlora train: stopped: asked to stop; the state of step" in said_by(process, folder, 75)
+    process = start(folder)
+    wait_for(folder / "out/checkpoint-40", process)
+    process.kill()
+    process.join()
+    assert "going on from step" in said_by(start(folder), folder)
+    interrupted = digests(folder / "out")
+    assert len(interrupted) == 7
+    (folder / "out").rename(folder / "first")
+    said_by(start(folder), folder)
+    assert digests(folder / "out") == interrupted
+
+    write_config(folder, base, learning_rate=0.25)  # another run in the same folder mixes with nothing
+    said = said_by(start(folder), folder)
+    assert "out: adapters of another run moved to out/former-1" in said
+    assert "starting afresh at step 0: config.checkpointing_steps was 10, is 1" in said
+    assert digests(folder / "out/former-1") == interrupted
+    assert sorted(p.name for p in (folder / "out").glob("*/")) == [".state", "checkpoint-1", "checkpoint-2", "final", "former-1"]
+
+
+def train_in(folder: str) -> None:
+    """Run the verb in a folder, as its command would."""
+    os.chdir(folder)
+    with Path("train.log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    main(["train", "--config", "config.yaml"])
+
+
+def start(folder: Path) -> multiprocessing.process.BaseProcess:
+    process = FORK.Process(target=train_in, args=(str(folder),))
+    process.start()
+    return process
+
+
+def said_by(process: multiprocessing.process.BaseProcess, folder: Path, code: int = 0) -> str:
+    """Wait for the end of a process; return what it said."""
+    process.join(120)
+    said = (folder / "train.log").read_text()
+    assert process.exitcode == code, said
+    return said
+
+
+def wait_for(path: Path, process: multiprocessing.process.BaseProcess) -> None:
+    while process.is_alive() and not path.exists():
+        time.sleep(0.005)
+    assert path.exists(), f"{path} never came"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        p.parent.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("[cf]*/tlora_weights.safetensors"))
+    }
+
+
+def test_a_config_that_cannot_work_is_one_line_before_a_weight_is_loaded(
+    folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlora.single_run.load_vae", None)  # nothing may come as far as loading
+    for changes, line in CANNOT_WORK.items():
+        write_config(folder, base, **yaml.safe_load(changes))
+        with pytest.raises(SystemExit, match=line):
+            main(["train", "--config", "config.yaml"])
+
+
+CANNOT_WORK = {
+    "train_data_dir: nowhere": "train_data_dir: nowhere: no such folder",
+    "train_data_dir:": "train_data_dir is missing",
+    "output_dir: config.yaml/out": "config.yaml/out: cannot be written .Not a directory.: choose another folder",
+    "lora_rnk: 4": "config.yaml: unknown key 'lora_rnk', did you mean 'lora_rank'",
+    "learning_rate: fast": "config.yaml.learning_rate: must be a number, got 'fast'",
+    "min_rank: 4": "min_rank equals rank",
+    "pretrained_model_name_or_path: no/such/folder": "no/such/folder: no base model there",
+}
+
+
+@pytest.mark.parametrize("config", ["nowhere.yaml", "pictures"])
+def test_a_config_file_that_cannot_be_read_is_named(folder: Path, config: str) -> None:
+    with pytest.raises(SystemExit, match=rf"^tlora train: error: {config}: "):
+        main(["train", "--config", config])
