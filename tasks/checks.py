@@ -11,12 +11,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.engine import Engine
 from tasks.findings import Finding
 from tasks.inspection import Inspection
 from tlora.concept import Concept
 from tlora.manifest import PictureItem
 from tlora.pictures import FOREIGN_SUFFIXES, MASK_ENDING, SUFFIXES, is_mask
-from tlora.quality import near_copies, nearest_hash
+from tlora.quality import near_copies, nearest_hashes
 from tlora.tokens import CaptionTokenizer, count_tokens, truncate_caption
 
 _BLUR_OUTLIER = 0.1  # of the median: a photograph in focus stays well above a tenth of its fellows'
@@ -33,12 +34,14 @@ class ValidateSettings:
         max_aspect: Longer over shorter side.
         min_sharpness: Share of contrast in the finest detail (see `tlora.quality.sharpness`).
         near_copy_bits: Pictures whose 64-bit perceptual hashes differ in at most so many bits are near copies.
+        engine: What the pictures are looked at with: the processes of this machine, or Ray.
     """
 
     min_side: int = 32
     max_aspect: float = 3.0
     min_sharpness: float = 0.02
     near_copy_bits: int = 8
+    engine: Engine = "processes"
 
     def __post_init__(self) -> None:
         if self.min_side < 1:
@@ -186,19 +189,21 @@ def _check_size(seen: Inspection, settings: ValidateSettings, resolution: int) -
 def _check_across_split(train: Sequence[Inspection], held: Sequence[Inspection], most_bits: int) -> Iterator[Finding]:
     trained = _first_of_each(train)
     shown = [seen for seen in trained.values() if seen.look.contrast >= _BLANK_CONTRAST]
-    hashes = [seen.look.perceptual_hash for seen in shown]
     remedy = "remove one, or hold out both"
+    asked = [seen for seen in held if seen.sha256 not in trained and seen.look.contrast >= _BLANK_CONTRAST]
     for seen in held:
         if seen.sha256 in trained:
             reason = f"it is held out, and the same file is trained on as {trained[seen.sha256].picture}"
             yield Finding(
                 "error", "exact_copy_across_split", seen.picture, f"{reason}: memorising would pass for learning", remedy
             )
-        elif seen.look.contrast >= _BLANK_CONTRAST and shown:
-            j, bits = nearest_hash(seen.look.perceptual_hash, hashes)
-            if bits <= most_bits:
-                reason = f"it is held out, and looks like {shown[j].picture}, which is trained on ({bits} of 64 bits differ)"
-                yield Finding("warning", "near_copy_across_split", seen.picture, reason, remedy)
+    if not shown:
+        return
+    nearest = nearest_hashes([seen.look.perceptual_hash for seen in asked], [seen.look.perceptual_hash for seen in shown])
+    for seen, (j, bits) in zip(asked, nearest, strict=True):
+        if bits <= most_bits:
+            reason = f"it is held out, and looks like {shown[j].picture}, which is trained on ({bits} of 64 bits differ)"
+            yield Finding("warning", "near_copy_across_split", seen.picture, reason, remedy)
 
 
 def _first_of_each(side: Sequence[Inspection]) -> dict[str, Inspection]:

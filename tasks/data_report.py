@@ -3,6 +3,7 @@
 File names and captions are other people's text, so all of it is escaped.
 """
 
+import base64
 import html
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -38,13 +39,13 @@ class DataReport:
     held_out: set[str]
 
 
-def render_report(report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[Inspection], str]) -> str:
+def render_report(report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[str], bytes]) -> str:
     """Return the report as one HTML page.
 
     Args:
         report: What it is about.
         findings: What was found, sorted.
-        thumbnail: The picture's thumbnail as base64 of a JPEG, asked for only where it is shown; empty if there is none.
+        thumbnail: By digest of the picture, a JPEG, or no bytes; asked for only where it is shown.
     """
     name = html.escape(report.concept.name)
     sections = [
@@ -119,23 +120,24 @@ def _captions(report: DataReport) -> str:
     return f"<h2>Captions</h2><p>{len(pictures)} distinct.</p><table>{''.join(rows)}</table>"
 
 
-def _contact_sheet(report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[Inspection], str]) -> str:
+def _contact_sheet(report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[str], bytes]) -> str:
     problems: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         problems[finding.file].append(finding)
     ordered = sorted(report.inspections, key=lambda seen: (seen.picture not in problems, seen.picture))
     note = f"Those with problems first; {_MOST_PICTURES} of {len(ordered)} are shown." if len(ordered) > _MOST_PICTURES else ""
     figures = [
-        _figure(seen, seen.picture in report.held_out, problems[seen.picture], thumbnail(seen))
+        _figure(seen, seen.picture in report.held_out, problems[seen.picture], thumbnail(seen.sha256))
         for seen in ordered[:_MOST_PICTURES]
     ]
     return f'<h2>Pictures</h2><p>Framed: held out. {note}</p><div class="sheet">{"".join(figures)}</div>'
 
 
-def _figure(seen: Inspection, held_out: bool, problems: Sequence[Finding], thumbnail: str) -> str:
+def _figure(seen: Inspection, held_out: bool, problems: Sequence[Finding], thumbnail: bytes) -> str:
     name = html.escape(seen.picture)
     frame = ' class="held"' if held_out else ""
-    drawn = f'<img{frame} alt="{name}" src="data:image/jpeg;base64,{thumbnail}">' if thumbnail else '<div class="missing"></div>'
+    source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}"
+    drawn = f'<img{frame} alt="{name}" src="{source}">' if thumbnail else '<div class="missing"></div>'
     kinds = " ".join(f'<span class="{p.severity}">{html.escape(p.kind)}</span>' for p in problems)
     size = f"{seen.look.width} x {seen.look.height}" if not seen.look.refused else "not readable"
     return (

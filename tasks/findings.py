@@ -7,7 +7,7 @@ from typing import Literal
 _SHOWN_ROWS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong.
 

@@ -18,6 +18,7 @@ from tasks.checks import (
 )
 from tasks.cli import run_stage
 from tasks.data_report import DataReport, render_report
+from tasks.engine import Engine
 from tasks.findings import (
     Finding,
     count_severity,
@@ -27,7 +28,8 @@ from tasks.findings import (
     sort_findings,
     summarise,
 )
-from tasks.inspection import Inspection, inspect_pictures, inspection_cache, look_file, read_look
+from tasks.inspection import Inspection, inspect_pictures, looks_file
+from tasks.looks import LookStore
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec
 from tlora.colour import Refused
@@ -71,8 +73,8 @@ def validate(
         (manifest / name).unlink(missing_ok=True)  # of an earlier run by hand; DVC removes them itself
     described = read_concept(concept)
     paths = list_pictures(data)
-    cache = inspection_cache(state_folder("cache", "validate"), cache_latents.resolution)
-    inspections = list(show_progress(inspect_pictures(paths, cache_latents.resolution, cache), len(paths), "validate"))
+    looks = looks_file(state_folder("cache", "validate"), cache_latents.resolution)
+    inspections = _inspect(paths, cache_latents.resolution, looks, settings.engine)
     split, findings = _split(inspections, described)
     held_out = {item.picture for item in split.held_out.items}
     findings += [
@@ -84,11 +86,21 @@ def validate(
         *_check_lengths(split, described, model, cache_prompts.max_sequence_length),
     ]
     findings = sort_findings(findings)
-    _write_reports(report, findings, DataReport(described, inspections, held_out), cache)
+    _write_reports(report, findings, DataReport(described, inspections, held_out), looks)
     _say(findings, split, report)
     _refuse_errors(findings, report)
     write_json(manifest / "train.json", manifest_to_json(split.train))
     write_json(manifest / "held_out.json", manifest_to_json(split.held_out))
+
+
+def _inspect(paths: Sequence[Path], resolution: int, looks: Path, engine: Engine) -> list[Inspection]:
+    inspections, known = [], 0
+    for seen in show_progress(inspect_pictures(paths, resolution, looks, engine), len(paths), "validate"):
+        inspections.append(seen.inspection)
+        known += seen.thumbnail is None and bool(seen.inspection.sha256)
+    if known:
+        print(f"validate: {known} of {len(paths)} pictures are known from an earlier run")
+    return inspections
 
 
 def _split(inspections: Sequence[Inspection], concept: Concept) -> tuple[Split, list[Finding]]:
@@ -114,14 +126,11 @@ def _check_lengths(split: Split, concept: Concept, model: ModelSpec, max_sequenc
     yield from check_lengths([*split.train.items, *split.held_out.items], concept, tokenizers)
 
 
-def _write_reports(folder: Path, findings: Sequence[Finding], report: DataReport, cache: Path) -> None:
-    def thumbnail(seen: Inspection) -> str:
-        look = read_look(look_file(cache, seen.sha256))
-        return look.thumbnail if look else ""
-
+def _write_reports(folder: Path, findings: Sequence[Finding], report: DataReport, looks: Path) -> None:
     write_json(folder / "findings.json", findings_to_json(findings))
     write_text(folder / "findings.md", findings_to_markdown(findings))
-    write_text(folder / "report.html", render_report(report, findings, thumbnail))
+    with LookStore(looks) as store:
+        write_text(folder / "report.html", render_report(report, findings, store.thumbnail))
 
 
 def _say(findings: Sequence[Finding], split: Split, report: Path) -> None:

@@ -20,7 +20,7 @@ from tlora.settings import nearest
 VERSION = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureItem:
     """One picture with its caption.
 

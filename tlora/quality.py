@@ -1,11 +1,12 @@
 """What ruins an adapter although the file is whole: blur, blankness, and the same picture twice.
 
 Blur is judged at the size that training sees: a 24-megapixel photograph that is soft at full size is sharp at 512 pixels. All of
-it together costs a third of decoding the picture.
+it together costs a third of decoding a JPEG.
 """
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +14,25 @@ from PIL import Image
 
 _HASH_SIDE = 32
 _HASH_FREQUENCIES = 8
-_OVERVIEW_SIDE = 256
-_MIDDLE_SIDE = 512
+_OVERVIEW_SIDE = 128
+_SAMPLES = 3  # a side
+_MIDDLE_SIDE = 256
 
 
 def overview(picture: Image.Image) -> Image.Image:
-    """Return the whole picture reduced by a whole number, its shorter side 256 to 511 pixels, or as it is if smaller."""
-    return picture.reduce(max(1, min(picture.size) // _OVERVIEW_SIDE))
+    """Return the whole picture made smaller, its shorter side about 128 to 255 pixels, or as it is if smaller.
+
+    Each pixel is the mean of a grid of 3 to 5 pixels a side, taken from all over its area: a fifth of the time that the mean of
+    them all would take.
+    """
+    factor = max(1, min(picture.size) // _OVERVIEW_SIDE)
+    stride = max(1, factor // _SAMPLES)
+    sampled = picture.resize((picture.width // stride, picture.height // stride), Image.Resampling.NEAREST)
+    return sampled.reduce(factor // stride)
 
 
 def middle(picture: Image.Image, resolution: int) -> Image.Image:
-    """Return the middle of the picture in grey, as large as training sees it: a square of at most 512 pixels.
+    """Return the middle of the picture in grey, as large as training sees it: a square of at most 256 pixels.
 
     Args:
         picture: The whole picture.
@@ -74,11 +83,16 @@ def perceptual_hash(picture: Image.Image) -> int:
         Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010), the DCT hash.
     """
     grey = np.asarray(picture.convert("L").resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX), np.float64)
-    index = np.arange(_HASH_SIDE)
-    cosines = np.cos(np.pi / _HASH_SIDE * np.outer(np.arange(1, _HASH_FREQUENCIES + 1), index + 0.5))
+    cosines = _cosines()
     frequencies = (cosines @ grey @ cosines.T).round(3)  # rounded: a bit must not hang on the order of additions
     bits = (frequencies > np.median(frequencies)).ravel()
     return int("".join("1" if bit else "0" for bit in bits), 2)
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> NDArray[np.float64]:
+    index = np.arange(_HASH_SIDE)
+    return np.cos(np.pi / _HASH_SIDE * np.outer(np.arange(1, _HASH_FREQUENCIES + 1), index + 0.5))
 
 
 def near_copies(hashes: Sequence[int], most_bits: int) -> list[tuple[int, int, int]]:
@@ -97,9 +111,10 @@ def near_copies(hashes: Sequence[int], most_bits: int) -> list[tuple[int, int, i
     return found
 
 
-def nearest_hash(perceptual: int, others: Sequence[int]) -> tuple[int, int]:
-    """Return the index of the nearest of some hashes (at least one), and in how many of 64 bits it differs."""
-    return _nearest(np.uint64(perceptual), np.array(others, np.uint64))
+def nearest_hashes(hashes: Sequence[int], others: Sequence[int]) -> list[tuple[int, int]]:
+    """Return, for each hash, the index of the nearest of some others (at least one), and in how many of 64 bits it differs."""
+    known = np.array(others, np.uint64)
+    return [_nearest(one, known) for one in np.array(hashes, np.uint64)]
 
 
 def _nearest(one: np.uint64, others: NDArray[np.uint64]) -> tuple[int, int]:

@@ -1,22 +1,52 @@
-import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-from tests.tasks.data_folder import run
+import pytest
+
+from tasks.inspection import inspect_pictures
+from tests.tasks.data_folder import run, texture
 from tlora.base_model import ModelSpec
-from tlora.manifest import read_manifest
+from tlora.manifest import read_split
 
 
-def test_an_unchanged_picture_is_not_decoded_again_and_a_damaged_memory_is(data: Path, base: ModelSpec) -> None:
+def looks() -> Path:
+    (file,) = Path(".state/cache/validate").glob("*.sqlite")
+    return file
+
+
+def widths() -> list[int]:
+    split = read_split(Path("artifacts/manifest"))
+    return sorted(item.width for item in (*split.train.items, *split.held_out.items))
+
+
+def test_an_unchanged_picture_is_not_decoded_again_and_a_damaged_memory_is(
+    data: Path, base: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(base)
-    kept = sorted(Path(".state/cache/validate").glob("*/*/*.json"))
-    assert len(kept) == 6
-    kept[0].write_text(kept[0].read_text().replace('"width": 96', '"width": 960'))
-    kept[1].write_text("{")
+    assert "known" not in capsys.readouterr().out
+    with closing(sqlite3.connect(looks())) as kept:
+        first, second = (row[0] for row in kept.execute("SELECT digest FROM looks ORDER BY digest LIMIT 2"))
+        kept.execute("UPDATE looks SET look = replace(look, '\"width\":96', '\"width\":960') WHERE digest = ?", (first,))
+        kept.execute("UPDATE looks SET look = '{' WHERE digest = ?", (second,))
+        kept.commit()
     run(base)
-    assert {
-        item.width for name in ("train", "held_out") for item in read_manifest(Path(f"artifacts/manifest/{name}.json")).items
-    } == {
-        96,
-        960,
-    }
-    assert "thumbnail" in json.loads(kept[1].read_text())
+    assert widths() == [96, 96, 96, 96, 96, 960]
+    assert "validate: 5 of 6 pictures are known from an earlier run\n" in capsys.readouterr().out
+    looks().write_bytes(b"not a database at all" * 100)
+    run(base)
+    assert widths() == [96] * 6
+    assert "known" not in capsys.readouterr().out
+
+
+def test_what_was_seen_before_an_interruption_is_not_seen_again(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{n}.png" for n in range(100)]
+    for n, path in enumerate(paths):
+        texture(n, (40, 40)).save(path)
+    interrupted = inspect_pictures(paths, 64, tmp_path / "looks.sqlite")
+    for _ in range(50):
+        next(interrupted)
+    interrupted.close()
+    again = list(inspect_pictures(paths, 64, tmp_path / "looks.sqlite"))
+    assert [seen.thumbnail is None for seen in again] == [True] * 50 + [False] * 50
+    assert [seen.inspection.picture for seen in again] == [path.name for path in paths]

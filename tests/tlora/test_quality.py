@@ -17,7 +17,7 @@ def test_blur_lowers_sharpness_and_contrast_does_not() -> None:
 
 def test_the_middle_is_judged_as_large_as_training_sees_it() -> None:
     assert middle(Image.new("RGB", (3000, 2000)), 64).size == (64, 64)
-    assert middle(Image.new("RGB", (3000, 2000)), 1024).size == (512, 512)
+    assert middle(Image.new("RGB", (3000, 2000)), 1024).size == (256, 256)
     assert middle(Image.new("RGB", (30, 20)), 64).size == (20, 20)
     spot = Image.new("RGB", (300, 200))
     spot.paste((255, 255, 255), (149, 99, 151, 101))
@@ -25,7 +25,10 @@ def test_the_middle_is_judged_as_large_as_training_sees_it() -> None:
 
 
 def test_an_overview_keeps_the_whole_picture() -> None:
-    assert overview(Image.new("RGB", (3000, 2000))).size == (429, 286)
+    assert overview(Image.new("RGB", (3000, 2000))).size == (200, 134)
+    half = Image.new("L", (3000, 2000))
+    half.paste(200, (1500, 0, 3000, 2000))
+    assert (contrast(overview(half)), overview(half).getpixel((99, 0)), overview(half).getpixel((100, 0))) == (100, 0, 200)
     assert overview(Image.new("RGB", (300, 100))).size == (300, 100)
 
 

@@ -1,0 +1,108 @@
+"""Map a function over many items in order, on the cores of this machine or on a Ray cluster.
+
+Few chunks are under way at once, so memory does not grow with the number of items. The function and its items are pickled, and
+what it reads must be readable where it runs; a Ray cluster therefore needs this package and the same shared folders.
+"""
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Literal, TypeVar
+
+from tlora.errors import SettingsError, TloraError
+
+Engine = Literal["processes", "ray"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_FEW = 16  # items that are not worth starting processes for
+_CHUNK = 16
+_CHUNKS_PER_WORKER = 4  # under way: enough that none waits, few enough to hold
+
+
+class WorkerDied(TloraError):
+    """A process that did part of the work is gone, as when memory runs out."""
+
+
+def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], engine: Engine) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in order.
+
+    Args:
+        function: Importable by name, without side effects on this process.
+        items: What it is called with.
+        engine: `processes`, one a core; or `ray`: the cluster that RAY_ADDRESS names, or else one on this machine alone.
+
+    Raises:
+        WorkerDied: If a worker is gone; what was yielded before is whole.
+        SettingsError: If ray is asked for and not installed.
+    """
+    if engine == "ray":
+        return _map_ray(function, items)
+    workers = len(os.sched_getaffinity(0))
+    if workers == 1 or len(items) <= _FEW:
+        return map(function, items)
+    return _map_processes(function, items, workers)
+
+
+def _map_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    with ProcessPoolExecutor(workers, initializer=_leave_signals_to_parent) as pool:
+
+        def submit(chunk: Sequence[Item]) -> "Future[list[Result]]":
+            return pool.submit(_each, function, chunk)
+
+        try:
+            yield from _in_window(submit, Future.result, items, workers)
+        except BrokenProcessPool as error:
+            raise WorkerDied("a worker process died, perhaps for lack of memory: run again, it goes on") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _map_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    try:
+        import ray
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise SettingsError("engine: ray is not installed: pip install 'flux-tlora[ray]', or engine: processes") from error
+    try:
+        _start_ray(ray)
+        run = ray.remote(_each)
+        workers = int(ray.cluster_resources().get("CPU", 1))
+        yield from _in_window(lambda chunk: run.remote(function, chunk), ray.get, items, workers)
+    except (RayError, ConnectionError) as error:
+        raise WorkerDied(f"ray: {str(error).strip().splitlines()[0]}: run again, it goes on") from error
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(ray: Any) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one of this machine's cores that nobody else can reach."""
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="error")
+    else:
+        ray.init(num_cpus=len(os.sched_getaffinity(0)), _node_ip_address="127.0.0.1", **quiet)
+
+
+def _in_window(
+    submit: Callable[[Sequence[Item]], Any], collect: Callable[[Any], list[Result]], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """Keep a bounded number of chunks under way, and yield their results in order."""
+    under_way: deque[Any] = deque()
+    for first in range(0, len(items), _CHUNK):
+        under_way.append(submit(items[first : first + _CHUNK]))
+        if len(under_way) >= workers * _CHUNKS_PER_WORKER:
+            yield from collect(under_way.popleft())
+    while under_way:
+        yield from collect(under_way.popleft())
+
+
+def _each(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in chunk]
+
+
+def _leave_signals_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

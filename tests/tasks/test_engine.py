@@ -1,0 +1,66 @@
+"""The same work by processes and by Ray, on this machine: the same results, bit for bit, and nothing left running."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.engine import WorkerDied, map_in_order
+from tests.tasks.data_folder import texture
+
+ROOT = Path(__file__).parents[2]
+PARAMS = """
+model: {path: nowhere, revision: '', dtype: float32, device: auto}
+validate: {min_side: 32, max_aspect: 3.0, min_sharpness: 0.02, near_copy_bits: 8, engine: ENGINE}
+cache_latents: {resolution: 64, center_crop: true, random_flip: false}
+cache_prompts: {max_sequence_length: 77}
+"""
+
+
+def stop_at_twenty(number: int) -> int:
+    if number == 20:
+        os._exit(1)
+    return number
+
+
+def test_results_come_in_order_and_a_dead_worker_is_one_line() -> None:
+    assert list(map_in_order(abs, range(-100, 0), "processes")) == list(range(100, 0, -1))
+    assert list(map_in_order(abs, range(-3, 0), "processes")) == [3, 2, 1]
+    with pytest.raises(WorkerDied, match=r"^a worker process died, perhaps for lack of memory: run again, it goes on$"):
+        list(map_in_order(stop_at_twenty, range(100), "processes"))
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_manifests_and_reports_and_leaves_no_process(data: Path) -> None:
+    for n in range(6, 40):
+        texture(n, (48, 64)).save(data / f"picture_{n}.png")
+        (data / f"picture_{n}.txt").write_text(f"a matbrk wall, number {n}")
+    outputs = {}
+    for engine in ("processes", "ray"):
+        Path("params.yaml").write_text(PARAMS.replace("ENGINE", engine))
+        for cache in Path().glob(".state/cache/validate/*"):
+            cache.unlink()
+        folders = [
+            *("--data", "data/images", "--concept", "concept.yaml"),
+            *("--manifest", engine, "--report", f"{engine}/report"),
+        ]
+        command = [sys.executable, "-m", "tasks.validate", *folders]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment |= {"PYTHONPATH": str(ROOT), "MARK": str(data)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr == ""
+        outputs[engine] = {path.name: path.read_bytes() for path in Path(engine).rglob("*.*")}
+    assert len(outputs["ray"]) == 5
+    assert outputs["ray"] == outputs["processes"]
+    assert [process.name() for process in psutil.process_iter() if _is_marked(process, str(data))] == []
+
+
+def _is_marked(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get("MARK") == mark
+    except psutil.Error:  # another user's, or gone
+        return False
