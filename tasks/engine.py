@@ -17,6 +17,7 @@ from tlora.errors import SettingsError, TloraError
 Engine = Literal["processes", "ray"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # off: ray listens on 127.0.0.1 alone, on every system
 _FEW = 16  # items that are not worth starting processes for
 _CHUNK = 16
 _CHUNKS_PER_WORKER = 4  # under way: enough that none waits, few enough to hold
@@ -61,6 +62,8 @@ def _map_processes(function: Callable[[Item], Result], items: Sequence[Item], wo
 
 
 def _map_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault(_LOOPBACK_ONLY, "0")  # read when ray is imported
     try:
         import ray
         from ray.exceptions import RayError
@@ -79,11 +82,11 @@ def _map_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Itera
 
 def _start_ray(ray: Any) -> None:
     """Join the cluster of RAY_ADDRESS, or start one of this machine's cores that nobody else can reach."""
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    quiet = {"log_to_driver": False, "logging_level": "error"}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="error")
+        ray.init(**quiet)
     else:
-        ray.init(num_cpus=len(os.sched_getaffinity(0)), _node_ip_address="127.0.0.1", **quiet)
+        ray.init(num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False, **quiet)
 
 
 def _in_window(

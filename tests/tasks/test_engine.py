@@ -1,8 +1,10 @@
 """The same work by processes and by Ray, on this machine: the same results, bit for bit, and nothing left running."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -38,7 +40,7 @@ def test_ray_gives_the_same_manifests_and_reports_and_leaves_no_process(data: Pa
     for n in range(6, 40):
         texture(n, (48, 64)).save(data / f"picture_{n}.png")
         (data / f"picture_{n}.txt").write_text(f"a matbrk wall, number {n}")
-    outputs = {}
+    outputs, heard_on = {}, set()
     for engine in ("processes", "ray"):
         Path("params.yaml").write_text(PARAMS.replace("ENGINE", engine))
         for cache in Path().glob(".state/cache/validate/*"):
@@ -50,17 +52,30 @@ def test_ray_gives_the_same_manifests_and_reports_and_leaves_no_process(data: Pa
         command = [sys.executable, "-m", "tasks.validate", *folders]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"PYTHONPATH": str(ROOT), "MARK": str(data)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stderr == ""
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as stage:
+            while stage.poll() is None:
+                heard_on |= {address for process in _marked(str(data)) for address in _listening(process)}
+                time.sleep(0.2)
+            assert (stage.returncode, stage.stderr.read()) == (0, ""), stage.stdout.read()
         outputs[engine] = {path.name: path.read_bytes() for path in Path(engine).rglob("*.*")}
     assert len(outputs["ray"]) == 5
     assert outputs["ray"] == outputs["processes"]
-    assert [process.name() for process in psutil.process_iter() if _is_marked(process, str(data))] == []
+    assert _marked(str(data)) == []
+    assert heard_on <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert heard_on
 
 
-def _is_marked(process: psutil.Process, mark: str) -> bool:
+def _marked(mark: str) -> list[psutil.Process]:
+    """Return the processes that were started with MARK in their environment, or by one that was."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # another user's, or gone
+            found += [process] if process.environ().get("MARK") == mark else []
+    return found
+
+
+def _listening(process: psutil.Process) -> set[str]:
     try:
-        return process.environ().get("MARK") == mark
-    except psutil.Error:  # another user's, or gone
-        return False
+        return {c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+    except psutil.Error:
+        return set()
