@@ -38,6 +38,7 @@ def summarise_changes(changes: DataChanges) -> str:
         (len(changes.replaced), "picture", "replaced under the same name"),
         (len(changes.renamed), "picture", "renamed"),
         (len(changes.recaptioned), "caption", "changed"),
+        (len(changes.remasked), "loss mask", "changed"),
         (len(changes.now_held_out), "picture", "held out that was trained on"),
         (len(changes.now_trained), "picture", "trained on that was held out"),
     )
@@ -77,6 +78,7 @@ def list_changes(changes: DataChanges, mark: Callable[[str], str]) -> list[tuple
         ("Replaced under the same name", map(mark, changes.replaced)),
         ("Renamed", (f"{mark(before)} is now {mark(after)}" for before, after in changes.renamed)),
         ("Captions changed", (f"{mark(c.picture)}: {mark(c.before)} is now {mark(c.after)}" for c in changes.recaptioned)),
+        ("Loss masks changed", map(mark, changes.remasked)),
         ("Held out now, trained on before", map(mark, changes.now_held_out)),
         ("Trained on now, held out before", map(mark, changes.now_trained)),
     )

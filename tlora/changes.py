@@ -29,6 +29,7 @@ class DataChanges:
         replaced: Names that stand for other bytes now.
         renamed: Pairs of names, before and after, of the same bytes.
         recaptioned: Captions before and after.
+        remasked: Names of pictures whose loss mask is another, new, or gone.
         now_held_out: Names of pictures that were trained on before.
         now_trained: Names of pictures that were held out before: what they measured then, they cannot measure now.
     """
@@ -38,6 +39,7 @@ class DataChanges:
     replaced: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     recaptioned: tuple[Recaptioned, ...] = ()
+    remasked: tuple[str, ...] = ()
     now_held_out: tuple[str, ...] = ()
     now_trained: tuple[str, ...] = ()
 
@@ -72,6 +74,7 @@ def compare_splits(before: Split, after: Split) -> DataChanges:
             for name in kept
             if new[name].caption != old[was[name]].caption
         ),
+        remasked=tuple(name for name in kept if new[name].mask_sha256 != old[was[name]].mask_sha256),
         now_held_out=tuple(name for name in kept if name in held_after and was[name] not in held_before),
         now_trained=tuple(name for name in kept if name not in held_after and was[name] in held_before),
     )

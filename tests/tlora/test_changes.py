@@ -42,3 +42,9 @@ def test_copies_of_one_file_are_paired_once() -> None:
     after = _split({"c.png": ("1", "")}, {})
     assert compare_splits(before, after) == DataChanges(removed=("b.png",), renamed=(("a.png", "c.png"),))
     assert compare_splits(after, before) == DataChanges(added=("b.png",), renamed=(("c.png", "a.png"),))
+
+
+def test_a_new_loss_mask_is_a_change_of_its_own() -> None:
+    plain, masked = (build_manifest([PictureItem("a.png", "1", 64, 48, "a wall", mask)]) for mask in ("", "5a"))
+    nothing = build_manifest([])
+    assert compare_splits(Split(plain, nothing), Split(masked, nothing)) == DataChanges(remasked=("a.png",))
