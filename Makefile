@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup pull demo new restore test pocket
+.PHONY: help setup pull demo new restore serve test pocket
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -47,6 +47,10 @@ new: setup ## start with your own pictures: DATA=folder TRIGGER=word
 # make restore VERSION=champion, or DIGEST=... of an earlier data.dvc
 restore: setup ## put data/ back to what a version was trained on: VERSION=champion
 	python -m tasks.restore_data $(if $(DIGEST),--digest "$(DIGEST)",--version "$(VERSION)")
+
+# make serve [PREFECT_PORT=4200] [MLFLOW_PORT=5000]
+serve: pull ## Prefect with its workers, and MLflow, on this machine, until Ctrl-C
+	python -m flows.serve $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
 
 test: setup ## format, lint, types, import rules, unit tests with doctests, the slow tests
 	ruff format --check .

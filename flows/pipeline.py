@@ -6,12 +6,16 @@ or persisted here, the order is never declared again, and a stage that DVC skipp
 
 import sys
 import time
+import uuid
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import stages
@@ -19,6 +23,7 @@ from flows.hidden import stage_secrets
 from flows.progress import ProgressArtifact
 from flows.report import data_report, run_report
 from flows.stages import Outcome, StageRun
+from flows.worktree import own_tree
 from tlora.errors import TloraError
 
 SUCCESSES: tuple[Outcome, ...] = ("Completed", "Skipped", "Restored")
@@ -50,27 +55,40 @@ def run_stage(stage: str) -> State[None]:
 
 
 @flow(name="pipeline", persist_result=False)
-def pipeline(stage_timeout_seconds: float | None = None) -> State[None]:
+def pipeline(overrides: list[str] | None = None, stage_timeout_seconds: float | None = None) -> State[None]:
     """Bring every stage up to date, in DVC's order, and leave a report as an artifact.
 
     Args:
+        overrides: Settings of params.yaml to run with, such as `train.rank=32`: the run then has a tree and a branch of its
+            own, made from the last commit, and the tree that it was asked for in stays as it is.
         stage_timeout_seconds: How long any one stage may take; no limit by default.
     """
     try:
-        order = stages.stage_order()
+        with own_tree(_run_id(), overrides) if overrides else nullcontext("") as branch:
+            runs = _run_stages(stage_timeout_seconds)
     except TloraError as error:
         return Failed(message=str(error))
+    return _verdict(runs, branch)
+
+
+def _run_id() -> str:
+    """Return what names an isolated run: the start of Prefect's own id, so that one is found from the other."""
+    return str(flow_run.id or uuid.uuid4())[:8]
+
+
+def _run_stages(timeout_seconds: float | None) -> list[StageRun]:
+    order = stages.stage_order()
     runs: list[StageRun] = []
     for stage in order:
         started = time.monotonic()
-        state = run_stage.with_options(timeout_seconds=stage_timeout_seconds)(stage, return_state=True)
+        state = run_stage.with_options(timeout_seconds=timeout_seconds)(stage, return_state=True)
         runs.append(_as_run(stage, state, time.monotonic() - started))
         if not state.is_completed():
             break
     create_markdown_artifact(run_report(runs, order), key="pipeline", description="What ran, and what came of it")
     if data := data_report(runs):
         create_markdown_artifact(data, key="data", description="What changed in the data since the champion's")
-    return _verdict(runs)
+    return runs
 
 
 def _as_run(stage: str, state: State[Any], seconds: float) -> StageRun:
@@ -81,11 +99,12 @@ def _as_run(stage: str, state: State[Any], seconds: float) -> StageRun:
     return StageRun(stage, "Failed", state.message or str(state.name), seconds)
 
 
-def _verdict(runs: list[StageRun]) -> State[None]:
+def _verdict(runs: Sequence[StageRun], branch: str) -> State[None]:
+    where = f", on branch {branch}" if branch else ""
     if runs and runs[-1].reason:
-        return Failed(message=f"{runs[-1].stage}: {runs[-1].reason}")
+        return Failed(message=f"{runs[-1].stage}: {runs[-1].reason}{where}")
     fresh = [run.stage for run in runs if run.outcome == "Completed" and not run.stage.endswith(".dvc")]
-    return Completed(message=f"ran {', '.join(fresh)}" if fresh else "everything was up to date")
+    return Completed(message=(f"ran {', '.join(fresh)}" if fresh else "everything was up to date") + where)
 
 
 def main() -> None:

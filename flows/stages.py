@@ -59,11 +59,20 @@ def stage_order() -> list[str]:
     Raises:
         SettingsError: If DVC cannot read its files; in DVC's words.
     """
-    answer = subprocess.run(_dvc("dag", "--dot"), capture_output=True, text=True, check=False, env=_environment())
+    return order_graph(run_dvc("dag", "--dot"))
+
+
+def run_dvc(*arguments: str) -> str:
+    """Run a command of DVC's that is over in seconds, and return what it prints.
+
+    Raises:
+        SettingsError: In DVC's words.
+    """
+    answer = subprocess.run(_dvc(*arguments), capture_output=True, text=True, check=False, env=_environment())
     if answer.returncode != 0:
         opening = " ".join([line for line in answer.stderr.splitlines() if line][:2])  # what is wrong, and where
         raise SettingsError(f"{Path.cwd()}: {_dvc_error(answer.stderr) or opening}")
-    return order_graph(answer.stdout)
+    return answer.stdout.strip()
 
 
 def order_graph(dot: str) -> list[str]:

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.flows.brickyard import ANNOUNCE, DVC_YAML
+from tests.flows.served import Served, serving
 
 
 @pytest.fixture
@@ -23,3 +25,10 @@ def brickyard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "announce.sh").write_text(ANNOUNCE)
     subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data"], check=True)
     return tmp_path
+
+
+@pytest.fixture(scope="package")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Return the servers and workers that all tests of this folder share, in a copy of this tree in which nothing has run."""
+    with serving(tmp_path_factory.mktemp("served") / "clone") as everything:
+        yield everything

@@ -1,0 +1,99 @@
+"""A run of its own: a git worktree on a branch of its own, so that overrides never touch the tree that a person works in.
+
+The worktree shares DVC's cache, and `.state` and the MLflow store lie beside the common git directory: what was computed once
+is restored, and what is registered is seen by all. The branch stays, with the parameters, the lock and the metrics.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+from flows.overrides import apply_overrides, parse_overrides
+from flows.stages import run_dvc
+from tasks.cli import read_params
+from tasks.state import state_folder
+from tlora.errors import SettingsError
+
+PARAMS = Path("params.yaml")
+BRANCHES = "run"  # branches are run/<id>
+
+
+@contextmanager
+def own_tree(run_id: str, overrides: Sequence[str]) -> Iterator[str]:
+    """Work in a fresh worktree of HEAD with overridden parameters; yields the name of its branch.
+
+    At the end, however it comes, what the run left (dvc.lock, metrics) is committed to the branch and the worktree removed.
+
+    Args:
+        run_id: Unique; names branch and folder.
+        overrides: Each `section.key=value`.
+
+    Raises:
+        SettingsError: If an override is wrong, or git or DVC refuse.
+    """
+    parse_overrides(overrides, read_params(PARAMS))  # before anything is made
+    here, cache, branch = Path.cwd(), run_dvc("cache", "dir"), f"{BRANCHES}/{run_id}"
+    folder = state_folder("worktrees") / run_id
+    git("worktree", "add", "--quiet", "-b", branch, str(folder), "HEAD")
+    try:
+        with chdir(folder):
+            _share_cache(here, cache)
+            apply_overrides(PARAMS, overrides)
+            commit(f"Override {', '.join(overrides)}", ["--all"])
+            _check_out_data()
+            try:
+                yield branch
+            finally:
+                git("add", "--all")
+                commit(f"Run {run_id}")
+    finally:
+        git("worktree", "remove", "--force", str(folder))
+
+
+def git(*arguments: str) -> str:
+    """Run git in the working folder and return what it prints.
+
+    Raises:
+        SettingsError: In git's words.
+    """
+    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        words = [line for line in answer.stderr.splitlines() if line.strip()] or ["no reason given"]
+        raise SettingsError(f"git {arguments[0]}: {words[-1].removeprefix('fatal: ')}")
+    return answer.stdout.strip()
+
+
+def commit(message: str, paths: Sequence[str] = ()) -> bool:
+    """Commit what is staged, or these paths, if there is anything; return whether there was.
+
+    Somebody must sign, also on a machine where nobody has introduced himself to git.
+    """
+    if paths:
+        git("add", *paths)
+    if not git("diff", "--cached", "--name-only"):
+        return False
+    git(*_signature(), "commit", "--quiet", "--no-verify", "--message", message)
+    return True
+
+
+def _signature() -> list[str]:
+    known = subprocess.run(["git", "config", "user.email"], capture_output=True, check=False).returncode == 0
+    return [] if known else ["-c", "user.name=flux-tlora", "-c", "user.email=flux-tlora@localhost"]
+
+
+def _share_cache(main: Path, cache: str) -> None:
+    local = main / ".dvc" / "config.local"
+    if local.exists():
+        shutil.copy(local, ".dvc/config.local")
+    run_dvc("config", "--local", "cache.dir", cache)
+
+
+def _check_out_data() -> None:
+    """Bring in what `.dvc` files track; outputs of stages come from DVC's cache when their stage is run."""
+    tracked = git("ls-files", "*.dvc").splitlines()
+    try:
+        run_dvc("checkout", "--quiet", *tracked)
+    except SettingsError as error:
+        raise SettingsError(f"{error}: bring the data into DVC's cache first, with 'make pull' or 'dvc pull data.dvc'") from error

@@ -1,0 +1,119 @@
+"""`make serve` in a copy of this tree: real servers, real workers, and a person who asks them for runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.clone import ROOT, Clone, new_clone
+
+FINAL_STATES = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+COMMAND = [sys.executable, "-m", "flows.serve", "--prefect-port", "0", "--mlflow-port", "0"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is being served.
+
+    Args:
+        clone: The tree that it was started in, and that its workers work in.
+        process: `make serve` itself.
+        url: The Prefect server's API.
+        mlflow: The MLflow server's address.
+    """
+
+    clone: Clone
+    process: "subprocess.Popen[str]"
+    url: str
+    mlflow: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What somebody who was told the two addresses sets."""
+        home = str(self.clone.folder / ".state/prefect")
+        addresses = {"PREFECT_API_URL": self.url, "MLFLOW_TRACKING_URI": self.mlflow, "PREFECT_HOME": home}
+        return os.environ | addresses | {"PYTHONPATH": str(ROOT)}
+
+    def ask(self, path: str, **criteria: Any) -> Any:
+        """Post to the API."""
+        request = urllib.request.Request(self.url + path, json.dumps(criteria).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def read(self, path: str) -> Any:
+        """Get from the API."""
+        with urllib.request.urlopen(self.url + path) as answer:
+            return json.load(answer)
+
+    def request(self, deployment: str, **parameters: Any) -> str:
+        """Ask for a run, as `prefect deployment run` does, and return its id."""
+        found = self.read(f"/deployments/name/{deployment}")
+        created = self.ask(f"/deployments/{found['id']}/create_flow_run", parameters=parameters, state={"type": "SCHEDULED"})
+        return str(created["id"])
+
+    def wait(self, run: str, states: set[str] = FINAL_STATES, seconds: float = 900) -> dict[str, Any]:
+        """Wait until a run is in one of these states, by type, and return it."""
+        deadline = time.monotonic() + seconds
+        while (found := self.read(f"/flow_runs/{run}"))["state_type"] not in states:
+            assert time.monotonic() < deadline, f"{found['name']} is still {found['state_name']}\n{self.logs(run)}"
+            time.sleep(0.5)
+        return dict(found)
+
+    def run(self, deployment: str, **parameters: Any) -> dict[str, Any]:
+        """Ask for a run and return it when it is over."""
+        return self.wait(self.request(deployment, **parameters))
+
+    def logs(self, run: str) -> str:
+        """Return what a run logged."""
+        lines = self.ask("/logs/filter", logs={"flow_run_id": {"any_": [run]}}, sort="TIMESTAMP_ASC", limit=200)
+        return "\n".join(line["message"] for line in lines)
+
+    def artifacts(self, run: str) -> dict[str, str]:
+        """Return the markdown that a run left, by key."""
+        found = self.ask("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}}, sort="CREATED_DESC")
+        return {artifact["key"]: artifact["data"] for artifact in found}
+
+    def tasks(self, run: str) -> list[tuple[str, str]]:
+        """Return the tasks of a run and their states, in order."""
+        tasks = self.ask("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
+        return [(task["name"], task["state_name"]) for task in sorted(tasks, key=lambda task: task["start_time"])]
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Served]:
+    """Serve a fresh clone; at the end a Ctrl-C, after which no process may be left."""
+    clone = new_clone(folder)
+    environment = clone.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+    for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
+    with (folder.parent / "serve.out").open("w") as out:
+        process = subprocess.Popen(COMMAND, cwd=folder, env=environment, stdout=out, stderr=out, text=True)
+    try:
+        prefect, mlflow = _addresses(folder, process)
+        yield Served(clone, process, f"{prefect}/api", mlflow)
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=120)
+        left = [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+        assert (code, left) == (0, []), (folder.parent / "serve.out").read_text()
+
+
+def _addresses(folder: Path, process: "subprocess.Popen[str]") -> tuple[str, str]:
+    file, deadline = folder / ".state/serve/addresses", time.monotonic() + 400
+    while not file.exists():
+        assert process.poll() is None, (folder.parent / "serve.out").read_text()
+        assert time.monotonic() < deadline, "not up in time"
+        time.sleep(0.5)
+    prefect, mlflow = file.read_text().split()
+    return prefect, mlflow

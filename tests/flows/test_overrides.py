@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.overrides import apply_overrides, parse_overrides
+from tlora.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.rnk=32", "override 'train.rnk=32': unknown key 'rnk', did you mean 'rank'?"),
+        ("trian.rank=32", "override 'trian.rank=32': no section 'trian', did you mean 'train'?"),
+        ("rank=32", "override 'rank=32': must be section.key=value, such as train.rank=32"),
+        ("train.rank", "override 'train.rank': must be section.key=value, such as train.rank=32"),
+        ("train.rank=[", "override 'train.rank=[': '[' is not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_one_line(override: str, message: str):
+    with pytest.raises(SettingsError) as refusal:
+        parse_overrides([override], {"train": {"rank": 16}})
+    assert str(refusal.value) == message
+
+
+def test_only_the_values_change_and_comments_stay(tmp_path: Path):
+    before = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(before)
+    overrides = ["train.rank=32", "train.target_modules=[to_q, to_v]", "evaluate.seeds=6", "train.mixed_precision='no'"]
+    apply_overrides(tmp_path / "params.yaml", overrides)
+    after = (tmp_path / "params.yaml").read_text()
+    params = yaml.safe_load(after)
+    assert (params["train"]["rank"], params["train"]["target_modules"]) == (32, ["to_q", "to_v"])
+    assert (params["evaluate"]["seeds"], params["train"]["mixed_precision"]) == (6, "no")
+    pairs = zip(before.splitlines(), after.splitlines(), strict=True)
+    changed = [new for old, new in pairs if old != new]
+    assert [line.split("#")[0].strip() for line in changed] == [
+        "rank: 32",
+        "target_modules: [to_q, to_v]",
+        "mixed_precision: 'no'",
+        "seeds: 6",
+    ]
+    assert all("#" in line for line in changed)
+
+
+def test_a_file_laid_out_otherwise_is_refused_and_kept(tmp_path: Path):
+    (tmp_path / "params.yaml").write_text("train: {rank: 16}\n")
+    with pytest.raises(SettingsError, match=r"train\.rank: write each section's keys below it, a line each"):
+        apply_overrides(tmp_path / "params.yaml", ["train.rank=32"])
+    assert (tmp_path / "params.yaml").read_text() == "train: {rank: 16}\n"
