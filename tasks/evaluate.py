@@ -126,7 +126,7 @@ def evaluate(
     result = summarise(scores, steps, settings.selection)
     write_grids(grids, drawn, wanted)
     write_album(pictures, {CHECKPOINTS: drawn}, wanted, settings.all_seeds)
-    write_curves(report, result["checkpoints"], {BASE: 0, **steps})
+    write_curves(report, result["checkpoints"])
     write_json(report / "setup.json", _setup(settings, wanted, embeddings[0].shape[1]))
     write_json(report / "scores.json", {name: plain(s) for name, s in scores.items()})
     write_json(metrics, result)

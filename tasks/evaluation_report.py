@@ -4,13 +4,11 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from tasks.pages.scores import Entries, estimate_of, in_order, metric_names
 from tlora.grid import labelled_grid
-
-CURVES = ("similarity_train", "similarity_held_out", "prompt_following", "nearest_training_picture")
 
 
 def write_grids(folder: Path, pictures: Mapping[str, Sequence[Sequence[Image.Image]]], prompts: Sequence[str]) -> None:
@@ -30,16 +28,16 @@ def write_grids(folder: Path, pictures: Mapping[str, Sequence[Sequence[Image.Ima
         _save(labelled_grid(seeds, prompts, by_seed), folder / f"{name}.png")
 
 
-def write_curves(folder: Path, entries: Mapping[str, Mapping[str, Any]], steps: Mapping[str, int]) -> None:
+def write_curves(folder: Path, entries: Entries) -> None:
     """Write one CSV per metric, a line per checkpoint with mean, low and high, for `dvc plots`."""
     (folder / "curves").mkdir(parents=True, exist_ok=True)
-    for metric in CURVES:
+    for metric in metric_names(entries):
         with (folder / "curves" / f"{metric}.csv").open("w", newline="", encoding="utf-8") as file:
             lines = csv.writer(file)
             lines.writerow(["step", "mean", "low", "high"])
-            for name, entry in entries.items():
-                interval = entry[metric]
-                lines.writerow([steps[name], interval["mean"], interval["low"], interval["high"]])
+            for name in in_order(entries):
+                if value := estimate_of(entries[name].get(metric)):
+                    lines.writerow([entries[name]["step"], value.mean, value.low, value.high])
 
 
 def _save(picture: Image.Image, path: Path) -> None:
