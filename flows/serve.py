@@ -22,9 +22,10 @@ from types import FrameType
 from typing import Any
 
 from flows import processes
-from tasks.state import repository_root, state_folder, write_text
+from tasks.state import repository_root, state_folder
 from tasks.tracking.store import open_store, store_uri
 from tlora.errors import SettingsError, TloraError
+from tlora.whole_file import write_text
 
 HOST = "127.0.0.1"
 POOLS = {"gpu": 1, "cpu": 4}  # work pool -> runs at once: one card takes one run, and what waits for a person takes no card
