@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from tasks.cli import read_params
-from tasks.state import write_text
 from tlora.errors import SettingsError
 from tlora.settings import nearest
+from tlora.whole_file import write_text
 
 
 def parse_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
