@@ -5,6 +5,7 @@ network is found out. Playwright keeps an event loop running in the thread that 
 browser no longer than the test needs it.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,3 +87,13 @@ def _take_notes(visit: Visit) -> None:
 def _is_here(address: str) -> bool:
     parts = urlsplit(address)
     return parts.scheme in _NO_HOST or parts.hostname in _LOOPBACK
+
+
+def photograph(page: Path, picture: Path, width: int, height: int) -> None:
+    """Save what a reader first sees of a page, for the documentation."""
+    with open_browser() as browser:
+        browser.visit(page, width=width, height=height).page.screenshot(path=picture)
+
+
+if __name__ == "__main__":  # python -m tests.browser reports/evaluate/report.html docs/pictures/report.png 1180 1500
+    photograph(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5]))
