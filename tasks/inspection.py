@@ -21,6 +21,7 @@ import tlora.quality
 from tasks.engine import Engine, map_in_order
 from tasks.looks import Look, LookStore, find_look
 from tlora.colour import Note, Refused
+from tlora.heif import heif_version
 from tlora.loss_mask import decode_mask
 from tlora.pictures import caption_path, decode_bytes, decode_caption, mask_path, picture_digest, read_picture
 from tlora.quality import contrast, middle, overview, perceptual_hash, sharpness
@@ -56,7 +57,12 @@ class Seen:
 def looks_file(folder: Path, resolution: int) -> Path:
     """Return the file below `folder` for looks made in this very way: code, pillow and resolution."""
     modules = (tlora.colour.__file__, tlora.pictures.__file__, tlora.quality.__file__, tasks.looks.__file__, __file__)
-    parts = [PIL.__version__.encode(), str(resolution).encode(), *(Path(str(m)).read_bytes() for m in modules)]
+    parts = [
+        PIL.__version__.encode(),
+        heif_version().encode(),
+        str(resolution).encode(),
+        *(Path(str(m)).read_bytes() for m in modules),
+    ]
     return folder / (hashlib.sha256(b"\0".join(parts)).hexdigest()[:16] + ".sqlite")
 
 

@@ -15,10 +15,26 @@ from PIL import Image
 
 from tlora.colour import Note, Refused, to_srgb
 from tlora.errors import PictureError
+from tlora.heif import is_heif, open_heif
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".webp",
+    ".avif",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".hif",
+)
 FOREIGN_SUFFIXES = (
-    *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".psd", ".xcf", ".svg", ".eps", ".pdf", ".exr", ".hdr"),
+    *(".jxl", ".jp2", ".psd", ".xcf", ".svg", ".eps", ".pdf", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),  # cameras' raw files
 )
 MASK_ENDING = "-masklabel"  # of the name before the suffix: wall-masklabel.png is the loss mask of wall.jpg
@@ -40,9 +56,6 @@ _UPRIGHT = {
 _CONVERT = "convert it to JPEG or PNG first"
 _COPY_AGAIN = "copy it again from its source, or remove it"
 _IMPOSTORS = (  # what stands at a byte of a file that is not the picture it is named as
-    (4, b"ftypheic", "it is HEIC, which cannot be read here", _CONVERT),
-    (4, b"ftypheix", "it is HEIC, which cannot be read here", _CONVERT),
-    (4, b"ftypmif1", "it is HEIF, which cannot be read here", _CONVERT),
     (0, b"version https://git-lfs", "it is a git-lfs pointer, not the picture", "run 'git lfs pull'"),
     (0, b"<svg", "it is a drawing (SVG), not a picture", _CONVERT),
     (0, b"<", "it is a web page or other markup, not a picture", "download the picture itself, or remove it"),
@@ -202,7 +215,7 @@ def decode_caption(data: bytes) -> str:
 def _open(data: bytes) -> Image.Image:
     Image.init()  # without it pillow knows only the most common five of the formats
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        return open_heif(data, MAX_PIXELS) if is_heif(data) else Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise Refused(f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels", "save a smaller copy") from error
     except _DAMAGED as error:

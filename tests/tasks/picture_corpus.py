@@ -3,6 +3,7 @@
 Each specimen says which row of the table in docs/data.md it belongs to and what must happen to it.
 """
 
+import base64
 import io
 import struct
 import zlib
@@ -15,6 +16,19 @@ from PIL import Image, ImageCms
 
 SIZE = (64, 48)
 CORNER = (200, 30, 40)  # upper left, so that orientation and colour can be told
+
+
+# `sample` without its noise, turned by 90 degrees, by libheif and x265: what decodes HEIC cannot write it.
+HEIC = (
+    b"AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAchtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAAAAAERA"
+    b"AAIAAQAAAAAB7AABAAAAAAAAAFIAAgAAAAACPgABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQAC"
+    b"AABFeGlmAAAAAA5waXRtAAAAAAABAAABB2lwcnAAAADmaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAA"
+    b"AAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaA"
+    b"AAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBpeGkAAAAAAwgICAAAAAlpcm90AwAA"
+    b"ABlpcG1hAAAAAAAAAAEAAQaBAgMFhIYAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAH5tZGF0AAAATigBrxOAeSRFAX/5mo/74zw6CHk2JwW1WFbu"
+    b"Ch9F3fykVEDbocb/AwO18Dnwl/0bwGvIgJsP+hYr+vPyLvpm2Qxw/wguBzz+n5ZROQthLQAAAAZFeGlmAABNTQAqAAAACAABARIAAwAAAAEABgAAAAAA"
+    b"AA=="
+)
 
 
 @dataclass(frozen=True)
@@ -256,12 +270,17 @@ def _impostors(folder: Path) -> list[Specimen]:
         "layers.jpg": b"8BPS\0\1" + bytes(40),
         "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
     }
-    heic = {"phone_heic.jpg": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)}
     return [
         *_write(folder, "decompression bomb", "refuse", bombs),
         *_write(folder, "something else named as a picture", "refuse", others),
-        *_write(folder, "HEIC", "refuse", heic),
     ]
+
+
+def _heic(folder: Path) -> list[Specimen]:
+    whole = base64.b64decode(HEIC)
+    files = {"IMG_0001.HEIC": whole, "IMG_0002.heif": whole, "phone_heic.jpg": whole, "named_heic.png": whole}
+    damaged = {"half.heic": whole[: len(whole) // 2], "head_only.heic": whole[:40], "no_boxes.heic": whole[:24] + bytes(64)}
+    return _write(folder, "HEIC", "convert", files) + _write(folder, "damaged", "refuse", damaged)
 
 
 def _lab() -> Image.Image:
@@ -288,4 +307,5 @@ _MAKERS: tuple[Callable[[Path], list[Specimen]], ...] = (
     _names,
     _damaged,
     _impostors,
+    _heic,
 )

@@ -113,8 +113,8 @@ def test_files_that_take_no_part_are_named(data: Path, base: ModelSpec) -> None:
         ("warning", "ignored", "notes.md"),
         ("warning", "subfolder", "more"),
     }
-    (data / "IMG_1.HEIC").touch()
-    with pytest.raises(PictureError, match=r"IMG_1.HEIC: .heic is not a kind that can be read here: convert it"):
+    (data / "IMG_1.CR2").touch()
+    with pytest.raises(PictureError, match=r"IMG_1.CR2: .cr2 is not a kind that can be read here: convert it"):
         run(base)
 
 

@@ -28,14 +28,14 @@ def bricks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         texture(n).save(source / f"wall {n}.JPG", "JPEG")
     texture(9).save(source / "e\u0301.png")
     (source / "wall 0.txt").write_text("an old matbrk wall")
-    (source / "IMG_1.HEIC").touch()
+    (source / "IMG_1.CR2").touch()
     monkeypatch.chdir(work)
     return source
 
 
 def test_pictures_and_captions_are_copied_and_missing_captions_written(bricks: Path) -> None:
     copied = new(bricks, "matbrk")
-    assert (copied.pictures, copied.captions_written, copied.left_behind) == (5, 4, ("IMG_1.HEIC",))
+    assert (copied.pictures, copied.captions_written, copied.left_behind) == (5, 4, ("IMG_1.CR2",))
     assert {path.name: path.read_text() for path in Path("data/images").glob("*.txt")} == {
         "wall 0.txt": "an old matbrk wall",
         "wall 1.txt": "a photo of matbrk\n",

@@ -1,10 +1,12 @@
+import base64
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tasks.picture_corpus import CORNER, SIZE, encode, sample, swapped_profile
+from tests.tasks.picture_corpus import CORNER, HEIC, SIZE, encode, sample, swapped_profile
 from tlora.colour import Refused
 from tlora.errors import PictureError
 from tlora.pictures import caption_path, decode_bytes, decode_picture, list_pictures, read_caption
@@ -78,12 +80,12 @@ def test_pictures_are_listed_sorted_without_hidden_files_and_captions(tmp_path: 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("missing", "no such folder"), ("empty", "holds no pictures"), ("file", "not a folder"), ("phone", "convert .*IMG_1.HEIC")],
+    [("missing", "no such folder"), ("empty", "holds no pictures"), ("file", "not a folder"), ("phone", "convert .*IMG_1.CR2")],
 )
 def test_a_folder_without_pictures_is_refused_in_one_line(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "phone").mkdir()
-    (tmp_path / "phone" / "IMG_1.HEIC").touch()
+    (tmp_path / "phone" / "IMG_1.CR2").touch()
     (tmp_path / "file").touch()
     with pytest.raises(PictureError, match=reason):
         list_pictures(tmp_path / name)
@@ -119,3 +121,18 @@ def test_a_caption_is_found_across_unicode_normal_forms(tmp_path: Path) -> None:
     (tmp_path / "e\u0301.txt").write_text("a wall")
     assert read_caption(tmp_path / "\u00e9.jpg") == "a wall"
     assert caption_path(tmp_path / "none.jpg").name == "none.txt"
+
+
+def test_a_phones_heic_is_decoded_upright() -> None:
+    decoded = decode_bytes(base64.b64decode(HEIC))
+    assert (decoded.picture.size, decoded.picture.mode, decoded.notes) == ((48, 64), "RGB", ())
+    corner = decoded.picture.getpixel((42, 5))  # upper left before it was turned
+    assert all(abs(seen - meant) < 12 for seen, meant in zip(corner, CORNER, strict=True))
+
+
+def test_without_its_extra_heic_is_refused_in_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(
+        Refused, match=r"^it is HEIC, which the optional extra 'heif' reads: pip install 'flux-tlora\[heif\]' here"
+    ):
+        decode_bytes(base64.b64decode(HEIC))
