@@ -78,9 +78,20 @@ class _MaskedLayer(nn.Module):
         self.base = base.requires_grad_(False)
         self.cfg = cfg
         self.dropout = nn.Dropout(cfg.dropout)
+        self.slot = 0  # which of several adapters it belongs to, and so which mask and scale are its own
         self.is_merged = False  # while `merge.py` holds the update in the base's weight
         self._sigma_mask: Tensor | None = None
         self._scale = 1.0
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input, so that a second adapter can wrap what a first one has wrapped."""
+        return int(self.base.in_features)  # type: ignore[arg-type]
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+        return int(self.base.out_features)  # type: ignore[arg-type]
 
     def arm(self, sigma_mask: Float[Tensor, "batch rank"] | None, scale: float) -> None:
         """Hand over the mask and the adapter scale of the call that is about to run; (None, 1.0) takes them back."""

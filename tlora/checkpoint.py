@@ -94,7 +94,7 @@ def save_tlora_weights(module: nn.Module, file: Path, metadata: AdapterMetadata)
     write_tensors(file, tensors, metadata.to_strings())
 
 
-def load_tlora_weights(module: nn.Module, file: Path, strict: bool = True) -> AdapterMetadata:
+def load_tlora_weights(module: nn.Module, file: Path, strict: bool = True, *, slot: int = 0) -> AdapterMetadata:
     """Load an adapter into a module that already carries layers of its shape.
 
     Args:
@@ -102,13 +102,14 @@ def load_tlora_weights(module: nn.Module, file: Path, strict: bool = True) -> Ad
         file: What `save_tlora_weights` wrote, or the folder that holds it.
         strict: Whether layers that the file does not mention are an error. Keys that the module does not know and
             tensors of another shape always are.
+        slot: Which of several adapters is loaded.
 
     Raises:
         CheckpointError: Naming the first unknown, missing or misshapen key, or a value that is not finite.
     """
     file = find_weights(file)
     tensors, metadata = read_adapter(file)
-    expected = adapter_tensors(module)
+    expected = adapter_tensors(module, slot)
     if not expected:
         raise CheckpointError(f"{file}: the module carries no adapter to load into: inject one first")
     unknown, missing = sorted(tensors.keys() - expected.keys()), sorted(expected.keys() - tensors.keys())
@@ -129,18 +130,23 @@ def load_tlora_weights(module: nn.Module, file: Path, strict: bool = True) -> Ad
     return metadata
 
 
-def attach_adapter(transformer: nn.Module, file: Path) -> AdapterMetadata:
+def attach_adapter(transformer: nn.Module, file: Path, slot: int = 0) -> AdapterMetadata:
     """Inject the layers that a file describes and load them.
 
+    Args:
+        transformer: Where they go.
+        file: What `save_tlora_weights` wrote, or the folder that holds it.
+        slot: Place of this adapter among several on one transformer, counted from 0.
+
     Raises:
-        CheckpointError: If the file cannot be trusted or does not fit; the transformer is then left as it was.
+        CheckpointError: If the file cannot be trusted or does not fit; the transformer is then without any adapter.
         InjectionError: If the targets do not fit, or an adapter is already there.
     """
     file = find_weights(file)
     metadata = read_metadata(file)
-    inject_tlora_into_transformer(transformer, metadata.target_modules, metadata.config, seed=None)
+    inject_tlora_into_transformer(transformer, metadata.target_modules, metadata.config, seed=None, slot=slot)
     try:
-        return load_tlora_weights(transformer, file)
+        return load_tlora_weights(transformer, file, slot=slot)
     except CheckpointError:
         eject_tlora_from_transformer(transformer)
         raise
@@ -181,14 +187,22 @@ def read_adapter(file: Path) -> tuple[dict[str, Tensor], AdapterMetadata]:
     return tensors, metadata
 
 
-def adapter_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return the adapter's own tensors by name, the frozen initial factors included, the wrapped Linears not."""
+def adapter_tensors(module: nn.Module, slot: int = 0) -> dict[str, Tensor]:
+    """Return an adapter's own tensors by name, the frozen initial factors included, the wrapped Linears not.
+
+    Names are those of the Linears, also where a later adapter of several has wrapped this one's layer.
+    """
     return {
-        f"{name}.{key}": tensor
+        f"{_name_of_linear(name)}.{key}": tensor
         for name, layer in adapter_layers(module).items()
+        if layer.slot == slot
         for key, tensor in layer.state_dict(keep_vars=True).items()
         if not key.startswith("base.")
     }
+
+
+def _name_of_linear(layer: str) -> str:
+    return layer.split(".base")[0]
 
 
 def adapter_digest(file: Path) -> str:

@@ -4,6 +4,9 @@ The mask travels as data, in `joint_attention_kwargs`. diffusers passes that dic
 backward recomputes a block, the block's pre-hook meets the mask of its own forward, also with a second forward in between.
 `transformer._tlora_sigma_mask` is a plain attribute for people who set it by hand, never a buffer: DDP broadcasts
 buffers, and every process would silently get the first one's mask.
+
+Several adapters are layers around layers, so their updates add up, each under its own mask and scale: a call then brings tuples
+of masks and of scales, with an entry for each adapter, in the order in which they were injected.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +20,7 @@ from tlora.errors import InjectionError
 from tlora.settings import nearest
 
 Layer = TLoRALinear | OrthoTLoRALinear
+Masks = Tensor | tuple[Tensor | None, ...] | None
 BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks")
 _SCALE_KEY = "tlora_scale"  # diffusers takes the key "scale" out of the dict before the blocks see it
 _TRANSFORMER_POSITION = 7  # of joint_attention_kwargs in the transformer's forward
@@ -24,7 +28,7 @@ _BLOCK_POSITION = 4  # and in a block's; gradient checkpointing passes by positi
 
 
 def inject_tlora_into_transformer(
-    transformer: nn.Module, target_module_suffixes: Sequence[str], cfg: TLoRAConfig, *, seed: int | None = 0
+    transformer: nn.Module, target_module_suffixes: Sequence[str], cfg: TLoRAConfig, *, seed: int | None = 0, slot: int = 0
 ) -> int:
     """Wrap every Linear of the blocks whose name ends in one of the suffixes, and freeze all the rest.
 
@@ -33,15 +37,16 @@ def inject_tlora_into_transformer(
         target_module_suffixes: Ends of module names, such as `to_q` or `attn.to_out.0`.
         cfg: Shape and behaviour of the layers.
         seed: Seed of their initial values; None leaves them at zero, for a file that is about to be loaded.
+        slot: Place of this adapter among several; what is injected before it is frozen with the rest.
 
     Returns:
         The number of wrapped layers.
 
     Raises:
-        InjectionError: If the transformer already carries an adapter, or a suffix matches no Linear of the blocks, or the
-            rank is larger than a layer can hold. The transformer is then as it was.
+        InjectionError: If the transformer already carries an adapter in this slot, or a suffix matches no Linear of the blocks,
+            or the rank is larger than a layer can hold. The transformer is then as it was.
     """
-    if adapter_layers(transformer):
+    if any(layer.slot == slot for layer in adapter_layers(transformer).values()):
         raise InjectionError("the transformer already carries an adapter: eject it first")
     targets = find_targets(transformer, target_module_suffixes)
     thawed = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
@@ -52,11 +57,12 @@ def inject_tlora_into_transformer(
         raise
     transformer.requires_grad_(False)
     for name, layer in layers.items():
+        layer.slot = slot
         transformer.set_submodule(name, layer)
     for block in _blocks(transformer):
         block.__dict__["_tlora_layers"] = list(adapter_layers(block).values())  # a walk at every call would cost milliseconds
     patch_transformer_forward_for_joint_attention_kwargs(transformer)
-    transformer.__dict__["_tlora_thawed"] = thawed
+    transformer.__dict__.setdefault("_tlora_thawed", thawed)
     return len(layers)
 
 
@@ -71,7 +77,9 @@ def find_targets(transformer: nn.Module, target_module_suffixes: Sequence[str]) 
     """
     if not target_module_suffixes:
         raise InjectionError("target_modules is empty: name at least one suffix, such as to_q")
-    linears = [name for name, module in transformer.named_modules() if _is_linear(module)]
+    wrapped = tuple(f"{name}." for name in adapter_layers(transformer))
+    named = (pair for pair in transformer.named_modules() if not pair[0].startswith(wrapped))
+    linears = [name for name, module in named if _is_linear(module)]
     inside = [name for name in linears if name.split(".")[0] in BLOCK_LISTS]
     for suffix in target_module_suffixes:
         if any(_ends_with(name, suffix) for name in inside):
@@ -85,9 +93,9 @@ def find_targets(transformer: nn.Module, target_module_suffixes: Sequence[str]) 
 
 
 def eject_tlora_from_transformer(transformer: nn.Module) -> int:
-    """Put every wrapped Linear back, bit for bit, remove the hooks, and thaw what was thawed; return how many were wrapped."""
+    """Put every wrapped Linear back, bit for bit, remove the hooks, and thaw what was thawed; return how many layers went."""
     layers = adapter_layers(transformer)
-    for name, layer in layers.items():
+    for name, layer in reversed(layers.items()):  # of several around one Linear, the innermost first
         transformer.set_submodule(name, layer.base)
     for handle in transformer.__dict__.pop("_tlora_hooks", []):
         handle.remove()
@@ -169,9 +177,9 @@ def _fill_attention_kwargs(transformer: nn.Module, args: tuple[Any, ...], kwargs
     """Run before the transformer: complete the dict, and rename `scale` so that it gets past diffusers."""
     given = _attention_kwargs(args, kwargs, _TRANSFORMER_POSITION)
     attributes = transformer.__dict__
-    mask: Tensor | None = given.pop("sigma_mask", attributes["_tlora_sigma_mask"])
+    mask: Masks = given.pop("sigma_mask", attributes["_tlora_sigma_mask"])
     scale = given.pop("scale", attributes["_tlora_scale"])
-    given |= {"sigma_mask": None if mask is None else mask.contiguous(), _SCALE_KEY: scale}
+    given |= {"sigma_mask": tuple(map(_contiguous, mask)) if isinstance(mask, tuple) else _contiguous(mask), _SCALE_KEY: scale}
     return _with_attention_kwargs(args, kwargs, _TRANSFORMER_POSITION, given)
 
 
@@ -180,8 +188,17 @@ def _arm_layers(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     given = _attention_kwargs(args, kwargs, _BLOCK_POSITION)
     mask, scale = given.pop("sigma_mask", None), given.pop(_SCALE_KEY, 1.0)
     for layer in _layers_of(block):
-        layer.arm(mask, scale)
+        layer.arm(_of_slot(mask, layer.slot), _of_slot(scale, layer.slot))
     return _with_attention_kwargs(args, kwargs, _BLOCK_POSITION, given)
+
+
+def _contiguous(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask.contiguous()
+
+
+def _of_slot(given: Any, slot: int) -> Any:
+    """Return an adapter's own entry; what is no tuple is for all adapters."""
+    return given[slot] if isinstance(given, tuple) else given
 
 
 def _attention_kwargs(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> dict[str, Any]:

@@ -111,8 +111,8 @@ def predict_velocity(
     latents: Float[Tensor, "batch c h w"],
     timestep: Float[Tensor, " batch"],
     conditioning: Conditioning,
-    sigma_mask: Float[Tensor, "masks rank"] | None = None,
-    scale: float = 1.0,
+    sigma_mask: Float[Tensor, "masks rank"] | tuple[Tensor | None, ...] | None = None,
+    scale: float | tuple[float, ...] = 1.0,
 ) -> Float[Tensor, "batch c h w"]:
     """Run the transformer once.
 
@@ -121,8 +121,9 @@ def predict_velocity(
         latents: Noisy latents in float32; height and width need not be equal.
         timestep: Scheduler timestep in float32, 0..1000; the model is given timestep / 1000 in its own type.
         conditioning: Text embeddings and guidance.
-        sigma_mask: The mask of each sample, (batch, rank) or (1, rank); None only without an adapter that masks.
-        scale: Strength of the adapter.
+        sigma_mask: The mask of each sample, (batch, rank) or (1, rank); None only without an adapter that masks. Of several
+            adapters, a tuple with each one's.
+        scale: Strength of the adapter, or of each of several.
 
     Returns:
         The predicted velocity in float32.

@@ -6,6 +6,7 @@ known before the loop, from the scheduler's own float32 timesteps.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,12 +16,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from tlora.adapter import TLoRAConfig
 from tlora.errors import SettingsError
-from tlora.inject import adapter_layers
+from tlora.inject import Masks, adapter_layers
 from tlora.latents import PATCH
 from tlora.model import Conditioning, Scheduler, Vae, decode_latents, pixels_per_latent, predict_velocity
 from tlora.noise import MAX_TIMESTEP
 from tlora.schedule import RankSchedule, sigma_mask_from_step_index
+from tlora.tiling import circular_convolutions, tile_shift
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class SampleSettings:
         guidance_scale: Input of the guidance-distilled model, 3.5 is usual.
         lora_scale: Strength of the adapter; 0 draws with the bare base.
         sigma_mask: Ranks by scheduler `timestep` as in training, by `step_index`, or always `full`.
+        tileable: Make the left edge continue the right one, and the top the bottom.
     """
 
     width: int
@@ -42,6 +46,7 @@ class SampleSettings:
     guidance_scale: float = 3.5
     lora_scale: float = 1.0
     sigma_mask: Literal["timestep", "step_index", "full"] = "timestep"
+    tileable: bool = False
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -52,11 +57,21 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class Painter:
-    """What drawing needs: a transformer with or without an adapter, a VAE, and a scheduler."""
+    """What drawing needs.
+
+    Args:
+        transformer: With or without adapters.
+        vae: Its decoder.
+        scheduler: The sampler.
+        device: Where the transformer computes; by default where its weights are, which offloaded ones are not.
+        strengths: Of several adapters, what each one's share of `lora_scale` is.
+    """
 
     transformer: nn.Module
     vae: Vae
     scheduler: Scheduler
+    device: torch.device | None = None
+    strengths: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,8 @@ def draw_pictures(
     latents = initial_noise(painter.vae, seeds, settings)
     for step in denoise(painter, latents, embeddings, settings):
         latents = step.latents
-    pixels = decode_latents(painter.vae, latents)
+    with circular_convolutions(painter.vae) if settings.tileable else nullcontext():
+        pixels = decode_latents(painter.vae, latents)
     rounded = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in rounded]
 
@@ -113,20 +129,22 @@ def denoise(
     Source:
         `FluxPipeline.__call__` in diffusers: the same sigmas, shift and Euler steps; the mask is T-LoRA's.
     """
-    device = next(painter.transformer.parameters()).device
+    device = painter.device or next(painter.transformer.parameters()).device
     conditioning = Conditioning(embeddings[0].to(device), embeddings[1].to(device), settings.guidance_scale)
     timesteps = set_timesteps(painter.scheduler, settings.num_inference_steps, latents.shape[-2] * latents.shape[-1] // 4)
     masks = step_masks(painter.transformer, timesteps, settings)
+    scales = tuple(settings.lora_scale * strength for strength in painter.strengths)
     latents = latents.to(device)
     for index, timestep in enumerate(timesteps):
+        shift = tile_shift(index, latents) if settings.tileable else (0, 0)
         velocity = predict_velocity(
             painter.transformer,
-            latents,
+            latents.roll(shift, (-2, -1)),
             timestep.expand(len(latents)).to(device),
             conditioning,
-            None if masks is None else masks[index : index + 1].to(device),
-            settings.lora_scale,
-        )
+            _of_step(masks, index, device),
+            scales if len(scales) > 1 else scales[0],
+        ).roll((-shift[0], -shift[1]), (-2, -1))
         latents = painter.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         yield DenoisingStep(index, float(timestep), latents)
 
@@ -140,12 +158,14 @@ def set_timesteps(scheduler: Scheduler, steps: int, image_tokens: int) -> Float[
     return scheduler.timesteps.float()
 
 
-def step_masks(transformer: nn.Module, timesteps: Float[Tensor, " steps"], settings: SampleSettings) -> Tensor | None:
-    """Return the sigma mask of every step, (steps, rank), or None where no adapter masks."""
-    configs = {layer.cfg for layer in adapter_layers(transformer).values()}
-    if not configs:
-        return None
-    (cfg,) = configs
+def step_masks(transformer: nn.Module, timesteps: Float[Tensor, " steps"], settings: SampleSettings) -> Masks:
+    """Return the sigma mask of every step, (steps, rank), or None where no adapter masks; of several, a tuple."""
+    configs = {layer.slot: layer.cfg for layer in adapter_layers(transformer).values()}
+    masks = tuple(_adapter_masks(configs[slot], timesteps, settings) for slot in sorted(configs))
+    return masks if len(masks) > 1 else next(iter(masks), None)
+
+
+def _adapter_masks(cfg: TLoRAConfig, timesteps: Tensor, settings: SampleSettings) -> Tensor | None:
     if not cfg.enable_rank_masking:
         return None
     if settings.sigma_mask == "full":
@@ -154,6 +174,12 @@ def step_masks(transformer: nn.Module, timesteps: Float[Tensor, " steps"], setti
     if settings.sigma_mask == "step_index":
         return torch.cat([_by_index(i, len(timesteps), schedule) for i in range(len(timesteps))])
     return schedule.mask(timesteps)
+
+
+def _of_step(masks: Masks, index: int, device: torch.device) -> Masks:
+    if isinstance(masks, tuple):
+        return tuple(None if mask is None else mask[index : index + 1].to(device) for mask in masks)
+    return None if masks is None else masks[index : index + 1].to(device)
 
 
 def _by_index(index: int, steps: int, schedule: RankSchedule) -> Tensor:
