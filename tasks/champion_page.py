@@ -59,7 +59,7 @@ def render_comparison(name: str, new: Contender, champion: Contender, since: Sin
     """
     comparable = new.tags.get("evaluation_digest") == champion.tags.get("evaluation_digest")
     held = [f"{escape(one.title)} holds {escape(one.checkpoint)}" for one in (new, champion)]
-    opening = f"<p>{'; '.join(held)}.</p>"
+    opening = f"<p>{_sentence('; '.join(held))}</p>"
     if not comparable:
         warning = "Prompts, seeds, evaluator or pictures are others, so no number of one says anything about the other."
         opening += f'<div class="verdict none"><strong>Not measured alike</strong><p>{warning}</p></div>'
@@ -67,7 +67,7 @@ def render_comparison(name: str, new: Contender, champion: Contender, since: Sin
         Section("pictures-champion", "Pictures", _gallery(new, champion), "Same prompt, same seed."),
         Section("scores", "Scores", _scores(new, champion, comparable)),
         _params(new, champion),
-        Section("data", "Data", _data(since), f"{escape(say_since(since))}."),
+        Section("data", "Data", _data(since), _sentence(escape(say_since(since)))),
         Section("made-from", "Made from", _made_from(new, champion)),
     ]
     return render_page(f"{name}: {new.title} against {champion.title}", opening, sections)
@@ -132,5 +132,10 @@ def _made_from(new: Contender, champion: Contender) -> str:
     rows = []
     for tag, label in _MADE_FROM.items():
         ours, theirs = new.tags.get(tag), champion.tags.get(tag)
-        rows.append([label, _value(theirs), "the same" if ours == theirs else _value(ours)])
+        if ours or theirs:
+            rows.append([label, _value(theirs), "the same" if ours == theirs else _value(ours)])
     return table(["", escape(champion.title), escape(new.title)], rows)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
