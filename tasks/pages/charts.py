@@ -18,8 +18,7 @@ class Size:
     height: int
 
 
-_MOST_LABELS = 12  # of beaten checkpoints; with more, only the others are labelled
-_CURVE, _FRONT = Size(360, 230), Size(440, 340)
+_CURVE, _FRONT, _LABEL = Size(360, 230), Size(440, 340), Size(34, 12)
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def front_chart(axes: tuple[str, str], dots: Sequence[Dot], front: Sequence[str]
     parts += [_whiskers(dot, across, up) for dot in dots]
     parts.append(f'<polyline class="front" points="{_points(across, up, [(d.across.mean, d.up.mean) for d in best])}"/>')
     parts += [_dot(dot, across, up, dot.name == chosen, "dot" if dot in best else "dot beaten") for dot in dots]
-    parts += [_beside(dot, across, up) for dot in dots if dot in best or dot.name == chosen or len(dots) <= _MOST_LABELS]
+    wanted = sorted(dots, key=lambda dot: (dot.name != chosen, dot not in best))
+    parts += _labels([(across.at(dot.across.mean) + 10, up.at(dot.up.mean) - 7, dot.label) for dot in wanted])
     names = ", ".join(dot.name for dot in best) or "none"
     return _drawing(f"{axes[1]} against {axes[0]}; not beaten in both: {names}", parts, _FRONT)
 
@@ -136,9 +136,15 @@ def _dot(dot: Dot, across: Axis, up: Axis, ringed: bool, kind: str = "dot") -> s
     return f'<g><title>{escape(dot.name)}: {dot.up}</title>{ring}<circle class="{kind}" {at} r="4"/></g>'
 
 
-def _beside(dot: Dot, across: Axis, up: Axis) -> str:
-    x, y = across.at(dot.across.mean), up.at(dot.up.mean)
-    return f'<text class="note" x="{x + 10}" y="{y - 7}">{escape(dot.label)}</text>'
+def _labels(wanted: Iterable[tuple[float, float, str]]) -> list[str]:
+    """Return those labels, first come, first served, that do not run into another."""
+    placed: list[tuple[float, float]] = []
+    written = []
+    for x, y, label in wanted:
+        if all(abs(x - other_x) > _LABEL.width or abs(y - other_y) > _LABEL.height for other_x, other_y in placed):
+            placed.append((x, y))
+            written.append(f'<text class="note" x="{round(x, 1)}" y="{round(y, 1)}">{escape(label)}</text>')
+    return written
 
 
 def _whiskers(dot: Dot, across: Axis, up: Axis) -> str:
