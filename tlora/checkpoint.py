@@ -20,6 +20,7 @@ from tlora.settings import parse_settings
 from tlora.whole_file import write_bytes
 
 FORMAT_VERSION = 1
+READABLE_SINCE = "0.1.0"  # the first release of this program that reads FORMAT_VERSION
 WEIGHTS_FILE = "tlora_weights.safetensors"
 
 
@@ -58,7 +59,8 @@ class AdapterMetadata:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["config"] = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
         plain["target_modules"] = json.dumps(list(self.target_modules))
-        return {"format_version": str(FORMAT_VERSION)} | {name: str(value) for name, value in plain.items()}
+        version = {"format_version": str(FORMAT_VERSION), "readable_since": READABLE_SINCE}
+        return version | {name: str(value) for name, value in plain.items()}
 
     @staticmethod
     def from_strings(given: Mapping[str, str], file: Path) -> "AdapterMetadata":
@@ -71,7 +73,10 @@ class AdapterMetadata:
         if not version.isdigit():
             raise CheckpointError(f"{file}: not a T-LoRA adapter (no format_version in its metadata)")
         if int(version) > FORMAT_VERSION:
-            raise CheckpointError(f"{file}: written in format {version}, this program reads up to {FORMAT_VERSION}: upgrade it")
+            needed = given.get("readable_since", "a newer release")
+            raise CheckpointError(
+                f"{file}: written in format {version}, this program reads up to {FORMAT_VERSION}: it needs flux-tlora {needed}"
+            )
         try:
             values: dict[str, Any] = {f.name: given[f.name] for f in dataclasses.fields(AdapterMetadata)}
             values["config"] = parse_settings(TLoRAConfig, json.loads(given["config"]), "config")
@@ -164,13 +169,26 @@ def find_weights(path: Path) -> Path:
     return file
 
 
+def is_ours(file: Path) -> bool:
+    """Whether a file says that it is an adapter of this program, of whatever version; pickles are not looked into.
+
+    Raises:
+        CheckpointError: If it pretends to be a safetensors file and is not.
+    """
+    return file.suffix == ".safetensors" and "format_version" in _read_strings(file)
+
+
 def read_metadata(file: Path) -> AdapterMetadata:
     """Return what a file says of itself, without reading its tensors."""
+    return AdapterMetadata.from_strings(_read_strings(file), file)
+
+
+def _read_strings(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, framework="pt") as opened:
-            return AdapterMetadata.from_strings(opened.metadata() or {}, file)
+            return dict(opened.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: not a safetensors file: {error}") from error
+        raise CheckpointError(f"{file}: not a safetensors file: {_reason(file, error)}") from error
 
 
 def read_adapter(file: Path) -> tuple[dict[str, Tensor], AdapterMetadata]:
@@ -231,8 +249,22 @@ def read_state(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: If it is missing or damaged.
     """
+    strings = _read_strings(file)
     try:
-        with safe_open(file, framework="pt") as opened:
-            return load_file(file), dict(opened.metadata() or {})
+        return load_file(file), strings
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+        raise CheckpointError(f"{file}: not a safetensors file: {_reason(file, error)}") from error
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """Say what is wrong with a file in words for a person; the format's own errors name parts of its header."""
+    if not file.is_file():
+        return "there is no such file"
+    with file.open("rb") as opened:
+        start = opened.read(8)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return "it is a pickle (torch.save), which can run code and is not opened; the authors' lora.pt is read by 'tlora import'"
+    size, header = file.stat().st_size, int.from_bytes(start, "little")
+    if len(start) < 8 or header > size:
+        return f"it claims a header of {header:,} bytes and has {size:,}: damaged, cut off, or something else"
+    return f"damaged or cut off ({error})"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from tlora.commands import infer, inspect, train
+from tlora.commands import export, import_, infer, inspect, train
 from tlora.errors import TloraError
 from tlora.preemption import PREEMPTED, Preempted
 
@@ -25,6 +25,8 @@ class Verb:
 VERBS = {
     "train": Verb("train an adapter from a flat configuration file", train.add_options, train.run),
     "infer": Verb("draw pictures with an adapter", infer.add_options, infer.run),
+    "export": Verb("write an adapter as the files that other tools load", export.add_options, export.run),
+    "import": Verb("make an adapter of another tool's LoRA", import_.add_options, import_.run),
     "inspect": Verb("say what an adapter file holds, without loading a model", inspect.add_options, inspect.run),
 }
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tlora.base_model import ModelSpec, require_base
-from tlora.errors import ModelError
-from tlora.latents import denormalise, image_ids, normalise, pack, text_ids, unpack
+from tlora.errors import ModelError, SettingsError
+from tlora.latents import PATCH, denormalise, image_ids, normalise, pack, text_ids, unpack
 from tlora.noise import MAX_TIMESTEP
 
 Part = TypeVar("Part")
@@ -80,6 +80,20 @@ def load_scheduler(spec: ModelSpec) -> FlowMatchEulerDiscreteScheduler:
     """Load the sampler's settings."""
     require_base(spec)
     return FlowMatchEulerDiscreteScheduler.from_pretrained(spec.path, subfolder="scheduler", revision=spec.revision or None)
+
+
+def image_tokens_of(spec: ModelSpec, width: int, height: int) -> int:
+    """Return how many image tokens a picture has on a base model, from the VAE's configuration alone.
+
+    Raises:
+        SettingsError: If the size does not fit the VAE.
+    """
+    require_base(spec)
+    config = AutoencoderKL.load_config(spec.path, subfolder="vae", revision=spec.revision or None)
+    side = 2 ** (len(config["block_out_channels"]) - 1) * PATCH
+    if width % side or height % side or min(width, height) < side:
+        raise SettingsError(f"width and height must be multiples of {side}, got {width} x {height}")
+    return (width // side) * (height // side)
 
 
 def pixels_per_latent(vae: AutoencoderKL) -> int:

@@ -1,10 +1,13 @@
 """A tiny FLUX whose adapter has moved, for the tests of whatever uses one."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from tests.tiny_flux import Inputs, predict, tiny_transformer
 from tlora.adapter import TLoRAConfig
+from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, save_tlora_weights
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 
 CFG = TLoRAConfig(rank=4, alpha=4.0, min_rank=1)
@@ -39,3 +42,11 @@ def gradients(transformer: nn.Module, *losses: Tensor) -> list[Tensor]:
 
 def loss_of(transformer: nn.Module, inputs: Inputs, mask: Tensor) -> Tensor:
     return predict(transformer, inputs, {"sigma_mask": mask}).square().sum()
+
+
+def saved(folder: Path, cfg: TLoRAConfig = CFG, suffixes: tuple[str, ...] = EVERY_SUFFIX) -> tuple[nn.Module, Path]:
+    """Return an adapted transformer and the folder that holds its adapter."""
+    transformer = adapted(cfg, suffixes)
+    metadata = AdapterMetadata(cfg, suffixes, base="models/tiny", data_digest="d1", trigger="matbrk", step=7)
+    save_tlora_weights(transformer, folder / WEIGHTS_FILE, metadata)
+    return transformer, folder

@@ -86,7 +86,7 @@ def test_a_file_says_everything_about_itself(tmp_path: Path) -> None:
     save_tlora_weights(transformer, tmp_path / WEIGHTS_FILE, METADATA)
     assert read_metadata(tmp_path / WEIGHTS_FILE) == METADATA
     strings = METADATA.to_strings()
-    assert set(strings) == {"format_version"} | {field.name for field in fields(AdapterMetadata)}
+    assert set(strings) == {"format_version", "readable_since"} | {field.name for field in fields(AdapterMetadata)}
     assert json.loads(strings["config"])["min_rank"] == 1
     assert json.loads(strings["target_modules"]) == ["to_q", "proj_out"]
 
@@ -187,7 +187,7 @@ def test_a_second_adapter_is_refused_and_the_first_stays(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": "2"}, "written in format 2, this program reads up to 1: upgrade it"),
+        ({"format_version": "2"}, "written in format 2, this program reads up to 1: it needs flux-tlora 0.1.0"),
         ({"format_version": "x"}, "not a T-LoRA adapter"),
         ({"config": "{"}, "metadata is missing or unreadable"),
         ({"config": "[]"}, "metadata is missing or unreadable"),

@@ -6,19 +6,12 @@ from pathlib import Path
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("file", type=Path, help="adapter folder or .safetensors file")
+    parser.add_argument("file", type=Path, help="adapter folder, .safetensors file, or the T-LoRA authors' lora.pt")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print metadata and tensors."""
-    from tlora.checkpoint import find_weights, read_adapter
+    """Print facts and a table of layers."""
+    from tlora.adapter_report import report
 
-    file = find_weights(options.file)
-    tensors, metadata = read_adapter(file)
-    facts = {"file": file, **{k: v for k, v in metadata.to_strings().items() if v}, "tensors": len(tensors)}
-    facts["parameters"] = f"{sum(tensor.numel() for tensor in tensors.values()):,}"
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
-    for name, tensor in tensors.items():
-        print(f"  {name}  {tuple(tensor.shape)}  norm {float(tensor.float().norm()):.4g}")
+    for line in report(options.file):
+        print(line)

@@ -1,0 +1,64 @@
+"""`tlora export`: an adapter as the files that other tools load."""
+
+import argparse
+from pathlib import Path
+
+from tlora.errors import SettingsError
+
+FORMATS = ("diffusers", "kohya", "bands")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("adapter", type=Path, help="adapter folder or .safetensors file")
+    parser.add_argument(
+        "--format", choices=FORMATS, required=True, help="diffusers or kohya: full rank, no mask; bands: the mask, by step"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="file to write; for bands, a folder")
+    bands = parser.add_argument_group("bands")
+    bands.add_argument("--steps", type=int, help="denoising steps that the bands are cut for")
+    bands.add_argument("--width", type=int, help="of the picture in pixels; some schedulers shift by size")
+    bands.add_argument("--height", type=int, help="likewise")
+    bands.add_argument("--base", help="base model, for its scheduler; default: the one that the adapter names")
+    bands.add_argument("--max-bands", type=int, help="at most so many; inexact, by the error that is then printed")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Export."""
+    from tlora.adapter_file import read_layers
+
+    if options.out.exists():
+        raise SettingsError(f"{options.out}: exists: choose another name, or delete it first")
+    layers, metadata = read_layers(options.adapter)
+    if options.format == "bands":
+        _bands(options)
+        return
+    from tlora.export import export_adapter
+
+    export_adapter(layers, metadata, options.out, options.format)
+    print(f"{options.out}: {len(layers)} layers, {options.format}; no mask: it runs at full rank at every step")
+
+
+def _bands(options: argparse.Namespace) -> None:
+    for name in ("steps", "width", "height"):
+        if getattr(options, name) is None or getattr(options, name) < 1:
+            raise SettingsError(f"bands are cut for one sampler: give --{name}, at least 1")
+    from tlora.adapter_file import read_layers
+    from tlora.bands import Sampler, write_bands
+    from tlora.base_model import ModelSpec
+    from tlora.model import image_tokens_of, load_scheduler
+    from tlora.sampling import set_timesteps
+
+    layers, metadata = read_layers(options.adapter)
+    base = options.base or metadata.base
+    if not base:
+        raise SettingsError(f"{options.adapter} names no base model: give --base")
+    spec = ModelSpec(base)
+    timesteps = set_timesteps(load_scheduler(spec), options.steps, image_tokens_of(spec, options.width, options.height))
+    sampler = Sampler(options.width, options.height, tuple(timesteps.tolist()))
+    plan = write_bands(options.out, layers, metadata, sampler, options.max_bands)
+    exact = "exact" if max(plan.errors) == 0 else f"inexact: at worst {max(plan.errors):.1%} of the update at a step"
+    print(f"{options.out}: {len(plan.bands)} bands for {options.steps} steps, {exact}")
+    for band in plan.bands:
+        print(f"  {band.name}.safetensors  from step {band.first_step}")
+    print(f"draw with them in diffusers: {options.out}/draw_bands.py; in ComfyUI: {options.out}/comfyui_workflow.json")

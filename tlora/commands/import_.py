@@ -1,0 +1,47 @@
+"""`tlora import`: an adapter of another tool's LoRA."""
+
+import argparse
+from pathlib import Path
+
+from tlora.errors import SettingsError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("file", type=Path, help="LoRA of diffusers, kohya, LyCORIS (T-LoRA), or the T-LoRA authors' lora.pt")
+    parser.add_argument("--out", type=Path, required=True, help="adapter folder to write")
+    parser.add_argument("--min-rank", type=int, help="ranks in pure noise, as it was trained; without it, no mask")
+    parser.add_argument("--alpha-rank-scale", type=float, default=1.0, help="exponent of the rank formula, as it was trained")
+    parser.add_argument("--base", default="", help="base model; needed for LyCORIS T-LoRA, whose files lack the initial factors")
+    parser.add_argument("--trigger", default="", help="trigger word")
+    parser.add_argument("--concept", default="", help="name of the concept")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Import."""
+    from tlora.adapter import TLoRAConfig
+    from tlora.base_model import ModelSpec, base_digest
+    from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata
+    from tlora.foreign import read_foreign
+    from tlora.importing import Schedule, import_lycoris, import_plain
+
+    target = options.out / WEIGHTS_FILE
+    if target.exists():
+        raise SettingsError(f"{target}: exists: choose another folder, or delete it first")
+    foreign = read_foreign(options.file)
+    schedule = Schedule(options.min_rank, options.alpha_rank_scale)
+    revision = base_digest(ModelSpec(options.base)) if options.base and ModelSpec(options.base).is_folder else ""
+    about = AdapterMetadata(
+        TLoRAConfig(), (), base=options.base, base_revision=revision, concept=options.concept, trigger=options.trigger
+    )
+    if foreign.is_lycoris:
+        if not options.base:
+            raise SettingsError(f"{options.file}: a LyCORIS T-LoRA lacks its initial factors: give --base to take them from")
+        from tlora.model import load_transformer
+
+        transformer = load_transformer(ModelSpec(options.base, dtype="float32", device="cpu"))
+        metadata = import_lycoris(foreign, options.file, transformer, target, schedule, about)
+    else:
+        metadata = import_plain(foreign, target, schedule, about)
+    mask = f"mask from rank {metadata.config.min_rank} up" if metadata.config.enable_rank_masking else "no mask"
+    print(f"{target}: {len(metadata.target_modules)} layers of rank {metadata.config.rank}, from {foreign.dialect}, {mask}")
