@@ -29,7 +29,7 @@ def report(path: Path) -> Iterator[str]:
     else:
         foreign = read_foreign(file)
         factors = foreign.layers
-        facts = {"format": foreign.dialect, **foreign.metadata}
+        facts = foreign.metadata | {"format": foreign.dialect}
         if foreign.is_lycoris:
             facts["layers"] = "norms and ranks need the base: 'tlora import' takes it"
     facts |= {"file": str(file), "sha256": adapter_digest(file), "layers": facts.get("layers", str(len(factors)))}
@@ -84,7 +84,7 @@ def _shortened(names: tuple[str, ...], most: int = 12) -> str:
 
 def _table(factors: Mapping[str, Factors]) -> Iterator[str]:
     rows = [_TABLE]
-    for name, (up, down) in factors.items():
+    for name, (up, down) in sorted(factors.items()):
         norm = float(_singular_values((up, down)).square().sum().sqrt())
         shape = (str(down.shape[1]), str(up.shape[0]), str(down.shape[0]))
         rows.append((name, *shape, f"{norm:.4g}", f"{effective_rank((up, down)):.1f}"))

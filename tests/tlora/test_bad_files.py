@@ -88,7 +88,7 @@ DAMAGED: dict[Callable[[Path], None], str] = {
     nothing: "no adapter there",
 }
 UNFIT: dict[Callable[[Path], None], str] = {
-    missing_layer: r"missing key 'transformer_blocks\.1\.attn\.to_q",
+    missing_layer: r"missing key 'single_transformer_blocks\.1\.attn\.to_q.* made for other targets or another base",
     other_base: r"is \(4, 48\), the layer needs \(4, 32\)",
 }
 

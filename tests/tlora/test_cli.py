@@ -80,8 +80,8 @@ def test_train_then_infer_then_inspect(folder: Path, capsys: pytest.CaptureFixtu
 
     main(["inspect", "out/final"])
     shown = capsys.readouterr().out
-    assert '"rank": 4' in shown
-    assert "transformer_blocks.0.attn.to_q.down.weight" in shown
+    assert "schedule        2 at timestep 1000 to 4 at 0, exponent 1" in shown
+    assert "transformer_blocks.0.attn.to_q" in shown
 
 
 def test_what_is_wrong_is_one_line(folder: Path) -> None:
