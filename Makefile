@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup pull demo new restore serve test pocket
+.PHONY: help setup pull demo new fix restore serve test pocket
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -43,6 +43,10 @@ demo: pull ## from the shipped photographs to a registered adapter; again: nothi
 # make new DATA=~/bricks TRIGGER=matbrk [NAME=bricks] [REPLACE=1]
 new: setup ## start with your own pictures: DATA=folder TRIGGER=word
 	python -m tasks.new --data "$(DATA)" --trigger "$(TRIGGER)" $(if $(NAME),--name "$(NAME)") $(if $(REPLACE),--replace)
+
+fix: setup ## put right in data/ what needs no judgement; the originals are kept under .state/replaced
+	python -m tasks.validate --fix --data data/images --concept concept.yaml \
+	    --manifest artifacts/manifest --report reports/validate && dvc add data
 
 # make restore VERSION=champion, or DIGEST=... of an earlier data.dvc
 restore: setup ## put data/ back to what a version was trained on: VERSION=champion

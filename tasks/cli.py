@@ -80,9 +80,7 @@ def _read_arguments(stage: Callable[..., None], arguments: list[str] | None) -> 
     hints, parameters = get_type_hints(stage), inspect.signature(stage).parameters
     for parameter in parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
-            required = parameter.default is parameter.empty
-            default = None if required else parameter.default
-            parser.add_argument(f"--{parameter.name.replace('_', '-')}", type=Path, required=required, default=default)
+            _add_option(parser, parameter, hints[parameter.name])
     options = vars(parser.parse_args(arguments))
     params = options.pop("params")
     for position, parameter in enumerate(parameters.values()):
@@ -91,6 +89,15 @@ def _read_arguments(stage: Callable[..., None], arguments: list[str] | None) -> 
             given = read_section(params, section)
             options[parameter.name] = parse_settings(hints[parameter.name], given, f"{params}: {section}")
     return options
+
+
+def _add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: type) -> None:
+    option = f"--{parameter.name.replace('_', '-')}"
+    if hint is bool:
+        parser.add_argument(option, action="store_true")
+        return
+    required = parameter.default is parameter.empty
+    parser.add_argument(option, type=Path, required=required, default=None if required else parameter.default)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -4,7 +4,10 @@ Whatever is wrong is a finding: all of them are printed and reported before the 
 imports torch.
 """
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tasks.checks import (
@@ -28,6 +31,7 @@ from tasks.findings import (
     sort_findings,
     summarise,
 )
+from tasks.fixes import Room, apply_fixes
 from tasks.inspection import Inspection, inspect_pictures, looks_file
 from tasks.looks import LookStore
 from tasks.state import state_folder
@@ -43,6 +47,14 @@ from tlora.views import ViewSettings
 from tlora.whole_file import write_json, write_text
 
 
+@dataclass(frozen=True)
+class _Examined:
+    inspections: list[Inspection]
+    split: Split
+    held_out: set[str]
+    findings: list[Finding]
+
+
 def validate(
     settings: ValidateSettings,
     model: ModelSpec,
@@ -53,6 +65,7 @@ def validate(
     concept: Path,
     manifest: Path,
     report: Path,
+    fix: bool = False,
 ) -> None:
     """Check the pictures and captions, and write the manifests of what is trained on and what is held out.
 
@@ -61,10 +74,11 @@ def validate(
         model: Section `model`, for its tokenizers.
         cache_latents: Section `cache_latents`, for the size that training sees.
         cache_prompts: Section `cache_prompts`, for the length that captions are cut at.
-        data: Folder of pictures and captions; nothing is written there.
+        data: Folder of pictures and captions; nothing is written there, except to fix.
         concept: concept.yaml.
         manifest: Output folder: train.json and held_out.json, only if there is no error.
         report: Output folder: findings.json, findings.md and report.html.
+        fix: First put right what needs no judgement, by hand only: DVC's stage never does.
 
     Raises:
         PictureError: If there are errors.
@@ -72,25 +86,54 @@ def validate(
     for name in ("train.json", "held_out.json"):
         (manifest / name).unlink(missing_ok=True)  # of an earlier run by hand; DVC removes them itself
     described = read_concept(concept)
-    paths = list_pictures(data)
     looks = looks_file(state_folder("cache", "validate"), cache_latents.resolution)
-    inspections = _inspect(paths, cache_latents.resolution, looks, settings.engine)
-    split, findings = _split(inspections, described)
+    examine = partial(_examine, settings, model, cache_latents, cache_prompts, data, described, looks)
+    seen = examine()
+    if fix and _fix(seen, data, described):
+        seen = examine()
+    _write_reports(report, seen.findings, DataReport(described, seen.inspections, seen.held_out), looks)
+    _say(seen.findings, seen.split, report)
+    _refuse_errors(seen.findings, report)
+    write_json(manifest / "train.json", manifest_to_json(seen.split.train))
+    write_json(manifest / "held_out.json", manifest_to_json(seen.split.held_out))
+
+
+def _examine(
+    settings: ValidateSettings,
+    model: ModelSpec,
+    views: ViewSettings,
+    text: TextSettings,
+    data: Path,
+    concept: Concept,
+    looks: Path,
+) -> _Examined:
+    """Look at all pictures, those known already only in memory, and collect all findings."""
+    inspections = _inspect(list_pictures(data), views.resolution, looks, settings.engine)
+    split, findings = _split(inspections, concept)
     held_out = {item.picture for item in split.held_out.items}
     findings += [
         *check_folder(data),
-        *check_pictures(inspections, settings, cache_latents.resolution),
+        *check_pictures(inspections, settings, views.resolution),
         *check_copies(inspections, held_out, settings.near_copy_bits),
-        *check_captions(inspections, described, held_out),
-        *check_prompts(described),
-        *_check_lengths(split, described, model, cache_prompts.max_sequence_length),
+        *check_captions(inspections, concept, held_out),
+        *check_prompts(concept),
+        *_check_lengths(split, concept, model, text.max_sequence_length),
     ]
-    findings = sort_findings(findings)
-    _write_reports(report, findings, DataReport(described, inspections, held_out), looks)
-    _say(findings, split, report)
-    _refuse_errors(findings, report)
-    write_json(manifest / "train.json", manifest_to_json(split.train))
-    write_json(manifest / "held_out.json", manifest_to_json(split.held_out))
+    return _Examined(inspections, split, held_out, sort_findings(findings))
+
+
+def _fix(seen: _Examined, data: Path, concept: Concept) -> bool:
+    """Fix what is safe, say what was done, and return whether anything was."""
+    kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
+    done = apply_fixes(seen.findings, seen.inspections, Room(data, kept, concept))
+    for line in done:
+        print(f"fixed    {line}")
+    if done:
+        print(f"validate: the originals are kept in {kept}; put what was fixed under DVC with 'dvc add {data.parent}'")
+    else:
+        kept.rmdir()
+        print("validate: nothing to fix without a person's judgement")
+    return bool(done)
 
 
 def _inspect(paths: Sequence[Path], resolution: int, looks: Path, engine: Engine) -> list[Inspection]:

@@ -46,7 +46,7 @@ def tokenizers_only(folder: Path) -> ModelSpec:
     return ModelSpec(str(folder))
 
 
-def run(base: ModelSpec, max_sequence_length: int = 77) -> None:
+def run(base: ModelSpec, max_sequence_length: int = 77, *, fix: bool = False) -> None:
     """Run the stage in the working folder."""
     validate(
         ValidateSettings(),
@@ -57,6 +57,7 @@ def run(base: ModelSpec, max_sequence_length: int = 77) -> None:
         concept=Path("concept.yaml"),
         manifest=Path("artifacts/manifest"),
         report=Path("reports/validate"),
+        fix=fix,
     )
 
 
