@@ -18,6 +18,7 @@ from tlora.whole_file import write_json
 
 EXACT_SIDE = 128  # pixels; up to here a picture is kept bit by bit
 QUALITY = 90
+SCALES = "scales"  # the group of one checkpoint at several strengths, the base first, at the first seed alone
 CHECKPOINTS = "checkpoints"  # the group that is drawn at full strength: the base first, then a column for each checkpoint
 _INDEX = "album.json"
 Rows = Sequence[Sequence[Image.Image]]  # for each prompt, a picture per seed
@@ -30,7 +31,7 @@ class Album:
     Args:
         prompts: What was drawn.
         seeds: From which noise, the same for each prompt.
-        groups: Group -> column -> for each prompt, a file per seed. A group is shown side by side.
+        groups: Group -> column -> for each prompt, a file per seed, or per seed of the first ones. A group is shown side by side.
     """
 
     prompts: Sequence[str]
@@ -45,13 +46,13 @@ def write_album(folder: Path, groups: Mapping[str, Mapping[str, Rows]], prompts:
         folder: Where.
         groups: Group -> column -> pictures; the names become folders.
         prompts: One per row.
-        seeds: One per picture of a row.
+        seeds: One per picture of a row; a row may be of the first of them alone.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for group, columns in groups.items():
         for column, rows in columns.items():
             for p, row in enumerate(rows):
-                for seed, picture in zip(seeds, row, strict=True):
+                for seed, picture in zip(seeds, row, strict=False):
                     _save(picture, folder / group / column / _name(p, seed))
     index = {"prompts": list(prompts), "seeds": list(seeds), "groups": {name: list(columns) for name, columns in groups.items()}}
     write_json(folder / _INDEX, index)
@@ -74,7 +75,7 @@ def read_album(folder: Path) -> Album:
         seeds,
         {
             group: {
-                name: [[folder / group / name / _name(p, seed) for seed in seeds] for p in range(len(prompts))]
+                name: [_row(folder / group / name, p, seeds) for p in range(len(prompts))]
                 for name in names
                 if (folder / group / name).is_dir()
             }
@@ -100,6 +101,11 @@ def parts_of_album(folder: Path, columns: Collection[str], into: str) -> dict[st
     groups = read_album(folder).groups.items()
     kept = [Path(group) / name for group, found in groups for name in found if name in columns]
     return {into: folder / _INDEX} | {f"{into}/{part.as_posix()}": folder / part for part in kept}
+
+
+def _row(folder: Path, prompt: int, seeds: Sequence[int]) -> list[Path]:
+    """Return the files of a prompt, one per seed, as far as they were drawn."""
+    return [file for file in (folder / _name(prompt, seed) for seed in seeds) if file.exists()]
 
 
 def _name(prompt: int, seed: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlora.checkpoint import AdapterMetadata, adapter_digest, find_weights, read_metadata
-from tlora.errors import CheckpointError
+from tlora.errors import CheckpointError, EvaluationError
 
 FINAL = "final"
 
@@ -20,6 +20,8 @@ class Evaluation:
     recommended: str | None
     reason: str
     checkpoints: Mapping[str, Mapping[str, Any]]
+    setup: Mapping[str, Any]
+    failures: tuple[str, ...]
     digest: str
 
 
@@ -51,7 +53,8 @@ def read_evaluation(file: Path) -> Evaluation:
     plain = read_json(file)
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        return Evaluation(plain["recommended"], plain["reason"], plain["checkpoints"], digest)
+        failures = tuple(plain["failures"].values())
+        return Evaluation(plain["recommended"], plain["reason"], plain["checkpoints"], plain["setup"], failures, digest)
     except KeyError as error:
         raise CheckpointError(f"{file}: {error} is missing: run evaluate again") from error
 
@@ -61,7 +64,10 @@ def choose_checkpoint(adapters: Path, evaluation: Evaluation) -> Choice:
 
     Raises:
         CheckpointError: If it is not there, or was not evaluated.
+        EvaluationError: If something could not be measured, so that another might have been recommended.
     """
+    if evaluation.failures:
+        raise EvaluationError(f"the evaluation is incomplete: {'; '.join(evaluation.failures)}: run evaluate again")
     wanted = evaluation.recommended or FINAL
     file = find_weights(adapters / wanted)
     metadata = read_metadata(file)
@@ -72,23 +78,15 @@ def choose_checkpoint(adapters: Path, evaluation: Evaluation) -> Choice:
     return Choice(name, file.parent, metadata, adapter_digest(file), evaluation.checkpoints[name])
 
 
-def objection_to_champion(choice: Choice, evaluation: Evaluation, min_diversity_ratio: float) -> str | None:
+def objection_to_champion(choice: Choice, evaluation: Evaluation) -> str | None:
     """Return why a checkpoint must not become the first champion, or None: the gate that has no champion to compare with.
 
-    Args:
-        choice: The checkpoint.
-        evaluation: Where it was chosen.
-        min_diversity_ratio: Least diversity across seeds, as a share of the base's.
+    The evaluation's own objections are the gate: fidelity clearly above the base's, no collapse, no copying, by the rule of
+    params.yaml's section `evaluate`.
     """
-    gain, diversity = choice.scores["similarity_gain"], choice.scores["diversity_ratio"]
-    if not gain["low"] > 0:
-        interval = f"{gain['mean']:+.3f}, interval {gain['low']:+.3f} to {gain['high']:+.3f}"
-        return f"similarity to the concept is not clearly above the base's ({interval})"
-    if not diversity >= min_diversity_ratio:
-        return f"diversity across seeds is {diversity:.2f} of the base's, {min_diversity_ratio:g} needed"
-    if evaluation.recommended is None:
-        return f"the evaluation recommends no checkpoint ({evaluation.reason})"
-    return None
+    if choice.scores["objections"]:
+        return str(choice.scores["objections"][0])
+    return None if evaluation.recommended else f"the evaluation recommends no checkpoint ({evaluation.reason})"
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Stage function -> command: its sections of params.yaml, and one option per path.
 
 `def train(settings: TrainSettings, model: ModelSpec, *, prompts: Path, adapters: Path)` becomes
-`python -m tasks.train --prompts ... --adapters ...`: the first argument comes from the section that bears the stage's
-name, further ones from the sections of their own names. Whatever is wrong with what was given is one line and a
+`python -m tasks.train --prompts ... --adapters ...`: `settings` comes from the section that bears the stage's name, other
+arguments from the sections of their own names. Whatever is wrong with what was given is one line and a
 non-zero exit.
 """
 
@@ -11,18 +11,20 @@ import inspect
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
 
-from tasks.state import exit_file
+from tasks.state import exit_file, remember_seconds
 from tasks.telemetry import telemetry_off
 from tlora.errors import SettingsError, TloraError
 from tlora.preemption import PREEMPTED, Preempted
 from tlora.settings import parse_settings, read_mapping
 from tlora.whole_file import write_json
 
+SETTINGS = "settings"  # the argument that comes from the section of the stage's own name
 BAD_INPUT = 2
 
 
@@ -36,6 +38,7 @@ def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) ->
     name = stage.__name__
     telemetry_off()
     signal.signal(signal.SIGTERM, _stop)
+    started = time.monotonic()
     try:
         stage(**_read_arguments(stage, arguments))
         code, reason = 0, ""
@@ -49,7 +52,7 @@ def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) ->
         code, reason = 128 + signal.SIGINT, "stopped by the keyboard or a signal"
     if code:
         print(f"{name}: {'stopped' if code == PREEMPTED else 'error'}: {reason}", file=sys.stderr, flush=True)
-    _leave_exit(name, code, reason)
+    _leave_exit(name, code, reason, time.monotonic() - started)
     sys.exit(code)
 
 
@@ -83,9 +86,9 @@ def _read_arguments(stage: Callable[..., None], arguments: list[str] | None) -> 
             _add_option(parser, parameter, hints[parameter.name])
     options = vars(parser.parse_args(arguments))
     params = options.pop("params")
-    for position, parameter in enumerate(parameters.values()):
+    for parameter in parameters.values():
         if parameter.kind is not parameter.KEYWORD_ONLY:
-            section = stage.__name__ if position == 0 else parameter.name
+            section = stage.__name__ if parameter.name == SETTINGS else parameter.name
             given = read_section(params, section)
             options[parameter.name] = parse_settings(hints[parameter.name], given, f"{params}: {section}")
     return options
@@ -105,9 +108,11 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _leave_exit(stage: str, code: int, reason: str) -> None:
+def _leave_exit(stage: str, code: int, reason: str, seconds: float) -> None:
     """Leave word for a flow's retry; DVC itself turns every failure into 255."""
     try:
         write_json(exit_file(), {"stage": stage, "code": code, "reason": reason, "pid": os.getpid()})
+        if not code:
+            remember_seconds(stage, seconds)
     except OSError as error:
         print(f"{stage}: could not leave .state/last_exit.json: {error}", file=sys.stderr)

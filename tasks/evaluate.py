@@ -1,42 +1,47 @@
-"""Stage: draw the fixed prompts at fixed seeds with the bare base and with every checkpoint, and measure.
+"""Stage: draw the fixed prompts at fixed seeds with the bare base and with every checkpoint, measure, and recommend one.
 
 The pipeline is loaded once and embeddings come from the cache; checkpoints are loaded into the same layers one after another.
-Outputs are grids for people, metrics for DVC, and every picture's scores for whoever doubts a mean.
+What cannot be measured (a damaged checkpoint, an evaluator that does not load) costs its own numbers alone: everything else
+is drawn, measured and written, and the stage then fails with the reason, so that DVC takes nothing of it for finished.
 """
 
 import dataclasses
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from PIL import Image
-from torch import Tensor
-
-from tasks.album import CHECKPOINTS, write_album
+from tasks.album import CHECKPOINTS, SCALES, write_album
 from tasks.cli import run_stage
+from tasks.easel import Easel, Rows
 from tasks.evaluation_page import EvaluationFiles, render_evaluation
 from tasks.evaluation_report import write_curves, write_grids
-from tasks.scoring import BASE, References, Scores, plain, score_pictures, summarise
+from tasks.measuring import Bench, Lessons
+from tasks.scoring import Judges, References, look_at_references
+from tasks.state import remembered_seconds
+from tasks.stopwatch import Stopwatch
+from tasks.summary import BASE, Measured, summarise
 from tlora.base_model import ModelSpec, base_digest, require_base
-from tlora.checkpoint import WEIGHTS_FILE, attach_adapter, load_tlora_weights, read_metadata
+from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, read_metadata
 from tlora.concept import read_concept
-from tlora.data import PromptCache
+from tlora.data import LatentCache, PromptCache
 from tlora.device import hold_device
-from tlora.errors import CheckpointError
-from tlora.inject import adapter_layers
+from tlora.errors import CheckpointError, EvaluationError, InjectionError, ModelError
+from tlora.evaluator import load_dinov2, load_evaluator
+from tlora.fingerprint import digest_of
 from tlora.manifest import read_manifest
-from tlora.metrics import embed_pictures, embed_texts, load_evaluator
+from tlora.memorisation import LossSettings, choose_views
 from tlora.model import choose_device, load_scheduler, load_transformer, load_vae
 from tlora.pictures import decode_picture
 from tlora.progress import Progress
-from tlora.sampling import Painter, SampleSettings, draw_pictures
+from tlora.sampling import Painter, SampleSettings
 from tlora.selection import SelectionSettings
 from tlora.whole_file import write_json, write_text
 
 FINAL = "final"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,19 +51,29 @@ class EvaluateSettings:
     Args:
         sample: Size, steps, guidance and strength of the pictures.
         selection: The rule that picks a checkpoint.
+        losses: At which noise losses are compared.
         evaluator: Folder or hub id of the CLIP that measures.
         evaluator_revision: Its commit on the hub; empty for a folder.
+        dinov2: Folder or hub id of a DINOv2 for a second opinion of fidelity; empty for none.
+        dinov2_revision: Its commit on the hub; empty for a folder.
+        full_frame_prompts: How many prompts, from the first, show the material over the whole frame.
         seeds: Seeds per prompt.
         first_seed: The first of them.
+        scales: Strengths at which the recommended checkpoint is drawn once more, at the first seed.
         batch: Pictures drawn at once.
     """
 
     sample: SampleSettings
     selection: SelectionSettings
+    losses: LossSettings
     evaluator: str
     evaluator_revision: str = ""
+    dinov2: str = ""
+    dinov2_revision: str = ""
+    full_frame_prompts: int = 1
     seeds: int = 4
     first_seed: int = 1000
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5)
     batch: int = 8
 
     def __post_init__(self) -> None:
@@ -66,6 +81,8 @@ class EvaluateSettings:
             raise ValueError(f"seeds must be at least 2 (diversity compares them), got {self.seeds}")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if self.full_frame_prompts < 0:
+            raise ValueError(f"full_frame_prompts must not be negative, got {self.full_frame_prompts}")
 
     @property
     def all_seeds(self) -> range:
@@ -79,6 +96,9 @@ def evaluate(
     *,
     adapters: Path,
     prompts: Path,
+    captions: Path,
+    latents: Path,
+    held_out_latents: Path,
     data: Path,
     manifest: Path,
     held_out: Path,
@@ -94,7 +114,10 @@ def evaluate(
         settings: Section `evaluate`.
         model: Section `model`.
         adapters: Folder of checkpoints.
-        prompts: Cached embeddings of the evaluation prompts.
+        prompts: Cached embeddings of the evaluation prompts and of the held-out captions.
+        captions: Cached embeddings of the training captions.
+        latents: Cached views of the training pictures.
+        held_out_latents: Cached views of the held-out pictures.
         data: Folder of the pictures.
         manifest: Training pictures.
         held_out: Held-out pictures.
@@ -103,90 +126,120 @@ def evaluate(
         grids: Output folder of labelled picture grids.
         pictures: Output folder of single pictures.
         report: Output folder: report.html, scores and curves.
-    """
-    require_base(model)
-    checkpoints = find_checkpoints(adapters, model)
-    wanted = read_concept(concept).prompts
-    started = time.monotonic()
-    evaluator = load_evaluator(settings.evaluator, settings.evaluator_revision)
-    references = References(
-        embed_pictures(evaluator, [decode_picture(data / i.picture) for i in read_manifest(manifest).items]),
-        embed_pictures(evaluator, [decode_picture(data / i.picture) for i in read_manifest(held_out).items]),
-        embed_texts(evaluator, wanted),
-    )
-    drawn: dict[str, list[list[Image.Image]]] = {}
-    scores: dict[str, Scores] = {}
-    embeddings = PromptCache(prompts).read(wanted)
-    with hold_device(str(choose_device(model)), "evaluate"):
-        for name, rows in _draw_all(settings, model, checkpoints, embeddings):
-            drawn[name] = rows
-            embedded = embed_pictures(evaluator, [picture for row in rows for picture in row])
-            scores[name] = score_pictures(embedded, references, len(wanted))
-    steps = {name: read_metadata(folder / WEIGHTS_FILE).step for name, folder in checkpoints.items()}
-    result = summarise(scores, steps, settings.selection)
-    write_grids(grids, drawn, wanted)
-    write_album(pictures, {CHECKPOINTS: drawn}, wanted, settings.all_seeds)
-    write_curves(report, result["checkpoints"])
-    write_json(report / "setup.json", _setup(settings, wanted, embeddings[0].shape[1]))
-    write_json(report / "scores.json", {name: plain(s) for name, s in scores.items()})
-    write_json(metrics, result)
-    files = EvaluationFiles(metrics, report / "setup.json", pictures, manifest, held_out, data)
-    last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
-    write_text(report / "report.html", render_evaluation(files, last))
-    print(f"evaluate: {result['reason']}; see {report / 'report.html'}", flush=True)
-    print(
-        f"evaluate: {time.monotonic() - started:.0f} s for {len(scores)} x {len(wanted)} x {settings.seeds} pictures", flush=True
-    )
-
-
-def find_checkpoints(adapters: Path, model: ModelSpec) -> dict[str, Path]:
-    """Return the folders of the checkpoints by name, in the order of their steps; `final` only where no other is its twin.
 
     Raises:
-        CheckpointError: If there is none, or one was trained on another base.
+        EvaluationError: Once everything else is written, if something could not be measured.
     """
-    found = {p.name: p for p in sorted(adapters.glob("*/")) if (p / WEIGHTS_FILE).exists()}
-    steps = {name: read_metadata(folder / WEIGHTS_FILE) for name, folder in found.items()}
-    for name, metadata in steps.items():
-        if metadata.base != model.path:
-            raise CheckpointError(
-                f"{found[name]}: trained on {metadata.base}, not on {model.path}: train again, or set model.path back"
-            )
-    if FINAL in found and any(m.step == steps[FINAL].step for name, m in steps.items() if name != FINAL):
-        del found[FINAL]
-    if not found:
-        raise CheckpointError(f"{adapters}: no checkpoints to evaluate: run train first")
-    return dict(sorted(found.items(), key=lambda pair: steps[pair[0]].step))
+    require_base(model)
+    wanted, watch = read_concept(concept).prompts, Stopwatch()
+    checkpoints, failures = find_checkpoints(adapters, model)
+    most = settings.losses.loss_pictures
+    trained = Lessons(choose_views(LatentCache(latents), most), PromptCache(captions))
+    unseen = Lessons(choose_views(LatentCache(held_out_latents), most), PromptCache(prompts))
+    embeddings = unseen.captions.read(wanted)
+    with watch("true pictures"):
+        judges = _load_judges(settings, failures)
+        truth = [[decode_picture(data / item.picture) for item in read_manifest(file).items] for file in (manifest, held_out)]
+        references = look_at_references(judges, truth[0], truth[1], wanted, (settings.sample.width, settings.sample.height))
+    with hold_device(str(choose_device(model)), "evaluate"):
+        with watch("loading"):
+            painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
+        easel = Easel(painter, embeddings, settings.batch)
+        bench = Bench(easel, judges, references, trained, unseen, settings.losses, settings.full_frame_prompts, watch)
+        batches = easel.batches(settings.seeds) * (1 + len(checkpoints)) + easel.batches(1) * len(settings.scales)
+        with Progress("evaluate", batches) as progress:
+            drawn, measured = _measure_all(bench, checkpoints, settings, progress, failures)
+            result = summarise(measured, settings.selection)
+            shown = result["recommended"] or list(measured)[-1]
+            scales: dict[str, Rows] = {}
+            scale_scores: list[dict[str, Any]] = []
+            if shown != BASE:
+                easel.mount(checkpoints[shown])
+                scales, scale_scores = bench.measure_scales(
+                    measured[BASE], settings.scales, settings.first_seed, settings.sample, progress
+                )
+    at_scales = {BASE: [row[:1] for row in drawn[BASE]], **{f"{shown} x {scale}": rows for scale, rows in scales.items()}}
+    write_grids(grids, drawn, at_scales, wanted)
+    write_album(pictures, {CHECKPOINTS: drawn, SCALES: at_scales}, wanted, settings.all_seeds)
+    write_curves(report, result["checkpoints"])
+    write_json(report / "scores.json", {name: _tables(own) for name, own in measured.items()})
+    result |= {
+        "scales": {"checkpoint": shown, "seed": settings.first_seed, "entries": scale_scores},
+        "failures": failures,
+        "rule": dataclasses.asdict(settings.selection),
+        "setup": _setup(settings, wanted, embeddings[0].shape[1]),
+        "material": _material(references),
+    }
+    write_json(metrics, result)
+    last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
+    write_text(report / "report.html", render_evaluation(EvaluationFiles(metrics, pictures, manifest, held_out, data), last))
+    _say(f"{result['reason']}; see {report / 'report.html'}")
+    _say_time(watch, sum(len(row) for rows in [*drawn.values(), *scales.values()] for row in rows))
+    if failures:
+        raise EvaluationError(f"incomplete, all else is in {metrics} and {report}: {'; '.join(failures.values())}")
 
 
-def _draw_all(
-    settings: EvaluateSettings, model: ModelSpec, checkpoints: Mapping[str, Path], embeddings: tuple[Tensor, Tensor]
-) -> Iterator[tuple[str, list[list[Image.Image]]]]:
-    """Yield, for the base and each checkpoint, its pictures: a row of seeds for each prompt."""
-    painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
-    batches = -(-len(embeddings[0]) * settings.seeds // settings.batch)
-    with Progress("evaluate", batches * (1 + len(checkpoints))) as progress:
-        yield BASE, _draw(painter, settings, embeddings, progress)
-        for name, folder in checkpoints.items():
-            if adapter_layers(painter.transformer):
-                load_tlora_weights(painter.transformer, folder / WEIGHTS_FILE)
-            else:
-                attach_adapter(painter.transformer, folder / WEIGHTS_FILE)
-                painter.transformer.eval()
-            yield name, _draw(painter, settings, embeddings, progress)
+def find_checkpoints(adapters: Path, model: ModelSpec) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the folders of the checkpoints by name, in the order of their steps, and why others are passed over.
+
+    `final` is among them only where no other is its twin.
+
+    Raises:
+        CheckpointError: If there is none that can be measured.
+    """
+    found = {folder.name: folder for folder in sorted(adapters.glob("*/")) if (folder / WEIGHTS_FILE).exists()}
+    failures: dict[str, str] = {}
+    read = {name: attempt(failures, name, partial(_read_checkpoint, folder, model)) for name, folder in found.items()}
+    known = {name: metadata.step for name, metadata in read.items() if metadata}
+    if FINAL in known and any(step == known[FINAL] for name, step in known.items() if name != FINAL):
+        del known[FINAL]
+    if not known:
+        reason = "; ".join(failures.values()) or "no checkpoints to evaluate: run train first"
+        raise CheckpointError(reason if failures else f"{adapters}: {reason}")
+    return {name: found[name] for name in sorted(known, key=known.__getitem__)}, failures
 
 
-def _draw(
-    painter: Painter, settings: EvaluateSettings, embeddings: tuple[Tensor, Tensor], progress: Progress
-) -> list[list[Image.Image]]:
-    cells = [(prompt, seed) for prompt in range(len(embeddings[0])) for seed in settings.all_seeds]
-    drawn: list[Image.Image] = []
-    for first in range(0, len(cells), settings.batch):
-        batch = cells[first : first + settings.batch]
-        rows = torch.tensor([prompt for prompt, _ in batch])
-        drawn += draw_pictures(painter, (embeddings[0][rows], embeddings[1][rows]), [s for _, s in batch], settings.sample)
-        progress.advance()
-    return [drawn[i : i + settings.seeds] for i in range(0, len(drawn), settings.seeds)]
+def attempt(failures: dict[str, str], what: str, action: Callable[[], T]) -> T | None:
+    """Return what an action returns; if it cannot, say why in a line, keep the line, and return None."""
+    try:
+        return action()
+    except (CheckpointError, InjectionError, ModelError) as error:
+        failures[what] = str(error)
+        print(f"evaluate: going on without {what}: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _read_checkpoint(folder: Path, model: ModelSpec) -> AdapterMetadata:
+    metadata = read_metadata(folder / WEIGHTS_FILE)
+    if metadata.base != model.path:
+        raise CheckpointError(f"{folder}: trained on {metadata.base}, not on {model.path}: train again, or set model.path back")
+    return metadata
+
+
+def _load_judges(settings: EvaluateSettings, failures: dict[str, str]) -> Judges:
+    clip = attempt(failures, "evaluator", lambda: load_evaluator(settings.evaluator, settings.evaluator_revision))
+    if not settings.dinov2:
+        return Judges(clip, None)
+    return Judges(clip, attempt(failures, "dinov2", lambda: load_dinov2(settings.dinov2, settings.dinov2_revision)))
+
+
+def _measure_all(
+    bench: Bench, checkpoints: Mapping[str, Path], settings: EvaluateSettings, progress: Progress, failures: dict[str, str]
+) -> tuple[dict[str, Rows], dict[str, Measured]]:
+    """Return pictures and numbers of the base and of every checkpoint that can be measured."""
+    seeds, drawn, measured = settings.all_seeds, {}, {}
+    drawn[BASE], measured[BASE] = bench.measure(0, seeds, settings.sample, progress)
+    for name, folder in checkpoints.items():
+        found = attempt(failures, name, partial(bench.measure_checkpoint, folder, seeds, settings.sample, progress))
+        if found:
+            drawn[name], measured[name] = found
+    return drawn, measured
+
+
+def _tables(measured: Measured) -> dict[str, Any]:
+    """Return every single score as nested lists."""
+    tables = {**measured.scores, "loss_train": measured.losses.train, "loss_held_out": measured.losses.held_out}
+    return {name: cells.tolist() for name, cells in tables.items()}
 
 
 def _setup(settings: EvaluateSettings, prompts: Sequence[str], text_length: int) -> dict[str, Any]:
@@ -194,10 +247,38 @@ def _setup(settings: EvaluateSettings, prompts: Sequence[str], text_length: int)
     return {
         "drawing": {**dataclasses.asdict(settings.sample), "max_sequence_length": text_length},
         "prompts": list(prompts),
+        "prompts_digest": digest_of(list(prompts)),
         "seeds": list(settings.all_seeds),
-        "evaluator": settings.evaluator,
-        "evaluator_revision": settings.evaluator_revision or base_digest(ModelSpec(settings.evaluator)),
+        "full_frame_prompts": settings.full_frame_prompts,
+        "evaluator": _identify(settings.evaluator, settings.evaluator_revision),
+        "dinov2": _identify(settings.dinov2, settings.dinov2_revision),
+        "losses": dataclasses.asdict(settings.losses),
     }
+
+
+def _identify(path: str, revision: str) -> str:
+    """Return name and revision of an evaluator, or the hash of a folder's files; empty for none."""
+    if not path:
+        return ""
+    folder = Path(path).is_dir()
+    return f"{path}@{revision or (base_digest(ModelSpec(path))[:12] if folder else 'main')}"
+
+
+def _material(references: References) -> dict[str, float]:
+    """Return what the texture of the true pictures is, for whoever reads the errors of the drawn ones."""
+    material = references.material
+    return {**dataclasses.asdict(material.lattice), "seam_ratio": material.seam_ratio}
+
+
+def _say_time(watch: Stopwatch, pictures: int) -> None:
+    """Say where the time went, and which share of the pipeline's it was: of each stage's last run, without Python's start."""
+    own = watch.total()
+    whole = own + sum(seconds for stage, seconds in remembered_seconds().items() if stage != "evaluate")
+    _say(f"{pictures} pictures in {own:.0f} s ({watch}), {own / whole:.0%} of the pipeline's {whole:.0f} s")
+
+
+def _say(line: str) -> None:
+    print(f"evaluate: {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ Built from the files that evaluation left, so a number that is new in metrics/ev
 is not a function of the inputs: DVC hashes it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.album import CHECKPOINTS, Album, are_small, read_album
-from tasks.choice import Evaluation, read_evaluation, read_json
+from tasks.album import CHECKPOINTS, SCALES, Album, are_small, read_album
+from tasks.choice import Evaluation, read_evaluation
 from tasks.lineage import adapter_lineage, evaluation_lineage
 from tasks.pages.axis import show_exactly
 from tasks.pages.charts import Estimate
@@ -22,7 +21,7 @@ from tlora.checkpoint import AdapterMetadata
 from tlora.manifest import PictureItem, read_manifest
 from tlora.pictures import decode_picture
 
-_TITLES = {CHECKPOINTS: "Pictures", "scales": "Strengths of the adapter"}
+_TITLES = {CHECKPOINTS: "Pictures", SCALES: "Strengths of the adapter"}
 _HEADLINE = ("similarity_gain", "prompt_following", "diversity_ratio")
 _MOST_THUMBNAILS, _THUMBNAIL_SIDE = 36, 160
 
@@ -33,7 +32,6 @@ class EvaluationFiles:
 
     Args:
         metrics: metrics/evaluate.json.
-        setup: How the pictures were drawn and measured, JSON.
         album: Folder of the pictures.
         manifest: Training pictures.
         held_out: Held-out pictures.
@@ -41,7 +39,6 @@ class EvaluationFiles:
     """
 
     metrics: Path
-    setup: Path
     album: Path
     manifest: Path
     held_out: Path
@@ -64,7 +61,7 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
         Section("curves", "Curves", curves(entries, chosen), _CURVES_LEAD),
         Section("scores", "Scores", score_table(entries, chosen)),
         _data(files),
-        _lineage(files, adapter, album.prompts),
+        _lineage(files, evaluation, adapter),
     ]
     return render_page(f"{adapter.concept} on {Path(adapter.base).name}: evaluation", _opening(evaluation, album), sections)
 
@@ -86,8 +83,9 @@ def _opening(evaluation: Evaluation, album: Album) -> str:
     count = len(evaluation.checkpoints) - (BASE in evaluation.checkpoints)
     whose = "" if chosen else f"Numbers of the last, {escape(shown)}. "
     drawn = f"{count} checkpoints and the bare base, {len(album.prompts)} prompts at {len(album.seeds)} seeds each."
+    missing = "".join(f'<p class="lead">Not measured: {escape(reason)}.</p>' for reason in evaluation.failures)
     return (
-        f'<div class="verdict{kind}"><strong>{escape(verdict)}</strong><p>{escape(evaluation.reason)}.</p></div>\n'
+        f'<div class="verdict{kind}"><strong>{escape(verdict)}</strong><p>{escape(evaluation.reason)}.</p></div>\n{missing}'
         f'<div class="numbers">{numbers}</div>\n<p class="lead">{whose}{drawn}</p>'
     )
 
@@ -109,7 +107,8 @@ def _galleries(evaluation: Evaluation, album: Album) -> list[Section]:
     labels = {name: f"step {entry.get('step')}" for name, entry in evaluation.checkpoints.items() if name != BASE}
     sections = []
     for group, columns in album.groups.items():
-        gallery = Gallery(group, columns, labels, album.prompts, album.seeds, evaluation.recommended)
+        seeds = album.seeds[: min(len(row) for rows in columns.values() for row in rows)]
+        gallery = Gallery(group, columns, labels, album.prompts, seeds, evaluation.recommended)
         title = _TITLES.get(group, group.replace("_", " ").capitalize())
         sections.append(Section(f"pictures-{group}", title, render_gallery(gallery, uris, exact)))
     return sections
@@ -137,11 +136,11 @@ def _thumbnail(folder: Path, item: PictureItem, kind: str) -> str:
     return f'<figure class="{kind}"><img alt="{alt}" src="{uri}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _lineage(files: EvaluationFiles, adapter: AdapterMetadata, prompts: Sequence[str]) -> Section:
-    setup = read_json(files.setup)
+def _lineage(files: EvaluationFiles, evaluation: Evaluation, adapter: AdapterMetadata) -> Section:
+    setup = evaluation.setup
     told = adapter_lineage(adapter) | evaluation_lineage(setup, read_manifest(files.manifest), read_manifest(files.held_out))
     pairs = [(name, f"<code>{escape(value)}</code>" if value else "") for name, value in told.items()]
-    listed = "".join(f"<li>{escape(prompt)}</li>" for prompt in prompts)
+    listed = "".join(f"<li>{escape(prompt)}</li>" for prompt in setup["prompts"])
     return Section(
         "lineage", "Made from", facts([*pairs, ("Prompts", f"<ol>{listed}</ol>")]), "Equal inputs make an equal report."
     )

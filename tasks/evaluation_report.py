@@ -4,24 +4,31 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image
 
 from tasks.pages.scores import Entries, estimate_of, in_order, metric_names
 from tlora.grid import labelled_grid
 
+Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image]]]
 
-def write_grids(folder: Path, pictures: Mapping[str, Sequence[Sequence[Image.Image]]], prompts: Sequence[str]) -> None:
+
+def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Sequence[str]) -> None:
     """Write `grid.png` (a row for the base and each checkpoint, at the first seed) and one grid of all seeds for each.
+
+    `scales.png` is like `grid.png`, with a row for each strength.
 
     Args:
         folder: Where they go.
         pictures: By name, for each prompt, a picture per seed.
+        scales: Likewise, one checkpoint at several strengths.
         prompts: The prompts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    first_seeds = [[seeds[0] for seeds in rows] for rows in pictures.values()]
-    _save(labelled_grid(list(pictures), prompts, first_seeds), folder / "grid.png")
+    for sets, file in ((pictures, "grid.png"), (scales, "scales.png")):
+        first_seeds = [[seeds[0] for seeds in rows] for rows in sets.values()]
+        _save(labelled_grid(list(sets), prompts, first_seeds), folder / file)
     for name, rows in pictures.items():
         seeds = [f"{name}, seed {i + 1}" for i in range(len(rows[0]))]
         by_seed = [[row[i] for row in rows] for i in range(len(seeds))]

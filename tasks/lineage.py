@@ -34,13 +34,13 @@ def evaluation_lineage(setup: Mapping[str, Any], train: Manifest, held_out: Mani
     """Return what an evaluation drew and measured with.
 
     Args:
-        setup: What reports/evaluate/setup.json holds.
+        setup: What metrics/evaluate.json holds under that name.
         train: Training pictures.
         held_out: Held-out pictures.
     """
     return {
         "Evaluator": str(setup.get("evaluator", "")),
-        "Evaluator revision": str(setup.get("evaluator_revision", "")),
+        "DINOv2": str(setup.get("dinov2", "")),
         "Training pictures": f"{len(train.items)}, manifest {train.digest}",
         "Held-out pictures": f"{len(held_out.items)}, manifest {held_out.digest}",
         "Seeds": ", ".join(str(seed) for seed in setup.get("seeds", [])),

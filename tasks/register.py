@@ -6,7 +6,6 @@ the files with nothing trained. The second time it says "already version 3" and 
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,23 +35,7 @@ MANIFEST = "manifest"  # among the run's artifacts: what later versions of the d
 SHOWN = "metrics_digest"  # tag: which evaluation a run or a version shows; written last, so it also means "complete"
 
 
-@dataclass(frozen=True)
-class RegisterSettings:
-    """When the first version becomes champion by itself.
-
-    Args:
-        min_diversity_ratio: Least diversity across seeds, as a share of the base's.
-    """
-
-    min_diversity_ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_diversity_ratio <= 1:
-            raise ValueError(f"min_diversity_ratio must be in 0..1, got {self.min_diversity_ratio}")
-
-
 def register(
-    settings: RegisterSettings,
     model: ModelSpec,
     *,
     adapters: Path,
@@ -67,7 +50,6 @@ def register(
     """Show the run in MLflow and register the adapter that the evaluation recommends, or else the last.
 
     Args:
-        settings: Section `register`.
         model: Section `model`.
         adapters: Folder of checkpoints.
         metrics: The evaluation, JSON.
@@ -83,7 +65,7 @@ def register(
     choice = choose_checkpoint(adapters, evaluation)
     if choice.metadata.base != model.path:
         raise CheckpointError(f"{choice.folder}: trained on {choice.metadata.base}, model.path is {model.path}: run train again")
-    objection = objection_to_champion(choice, evaluation, settings.min_diversity_ratio)
+    objection = objection_to_champion(choice, evaluation)
     story = read_story(choice, evaluation, objection, Folders(reports, manifest, data))
     name = f"tlora-{model.name}-{choice.metadata.concept}"
     with explained_failures():
@@ -154,7 +136,7 @@ def _show_version(
     version = versions.find_version(store, name, choice.digest)
     news = [f"already version {version.version} of {name}"] if version else []
     if version is None:
-        drawing = parse_settings(versions.Drawing, story.setup["drawing"], "reports/evaluate/setup.json: drawing")
+        drawing = parse_settings(versions.Drawing, story.evaluation.setup["drawing"], "metrics/evaluate.json: setup: drawing")
         served = versions.ServedModel(choice.folder, model, drawing, choice.metadata.step)
         version = versions.create_version(store, run_id, served, name, {**tags, versions.ADAPTER_DIGEST: choice.digest})
         news = [f"registered version {version.version} of {name}"]

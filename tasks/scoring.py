@@ -1,90 +1,155 @@
-"""Scores of drawn pictures, and what they say of a checkpoint."""
+"""Scores of drawn pictures: for each metric a table with a row per prompt, so that any two sets can be compared cell by cell."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from tasks.easel import Rows
+from tlora.evaluator import Evaluator, PictureEncoder, embed_pictures, embed_texts
+from tlora.intervals import Cells
 from tlora.metrics import (
-    Interval,
-    bootstrap_interval,
     concept_similarity,
+    is_copy,
     nearest_similarity,
     prompt_similarity,
-    seed_diversity,
+    seed_distances,
+    table,
+    training_distance,
+    usual_distance,
 )
-from tlora.selection import Candidate, SelectionSettings, objection, recommend
+from tlora.texture import (
+    Lattice,
+    Luminance,
+    Spectrum,
+    find_lattice,
+    mean_spectrum,
+    orientation_error,
+    period_error,
+    power_spectrum,
+    seam_ratio,
+    spectrum_distance,
+)
+from tlora.views import View, take_view
 
-BASE = "base"
+Scores: TypeAlias = Mapping[str, Cells]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The models that look at pictures; one that is not wanted, or could not be loaded, is None."""
+
+    clip: Evaluator | None
+    dinov2: PictureEncoder | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """Unit embeddings of the true pictures of the concept."""
+
+    train: Tensor
+    held_out: Tensor
+
+
+@dataclass(frozen=True)
+class Material:
+    """The texture of the true pictures, at the size of the drawn ones."""
+
+    spectrum: Spectrum
+    lattice: Lattice
+    seam_ratio: float
 
 
 @dataclass(frozen=True)
 class References:
-    """Embeddings that pictures are compared with."""
+    """What drawn pictures are compared with.
 
-    train: Tensor
-    held_out: Tensor
-    texts: Tensor
+    Args:
+        clip: The true pictures as the evaluator sees them.
+        texts: The prompts as it sees them.
+        dinov2: The true pictures as DINOv2 sees them.
+        material: Their texture.
+    """
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one set of pictures, each (prompts, seeds), and the diversity of each prompt."""
-
-    similarity_train: NDArray[np.float64]
-    similarity_held_out: NDArray[np.float64]
-    prompt: NDArray[np.float64]
-    nearest: NDArray[np.float64]
-    diversity: NDArray[np.float64]
+    clip: Known | None
+    texts: Tensor | None
+    dinov2: Known | None
+    material: Material
 
 
-def score_pictures(embedded: Tensor, references: References, prompts: int) -> Scores:
-    """Score unit embeddings of pictures, (prompts * seeds, width), prompt by prompt."""
-    table = embedded.reshape(prompts, -1, embedded.shape[-1])
-    texts = references.texts[:, None, :].expand_as(table).reshape(embedded.shape)
+def look_at_references(
+    judges: Judges, train: Sequence[Image.Image], held_out: Sequence[Image.Image], prompts: Sequence[str], size: tuple[int, int]
+) -> References:
+    """Embed the true pictures and the prompts, and take the texture of the pictures, cut to the drawn ones' size."""
 
-    def cells(values: Tensor) -> NDArray[np.float64]:
-        return values.reshape(prompts, -1).double().numpy()
+    def known(encoder: PictureEncoder) -> Known:
+        return Known(embed_pictures(encoder, train), embed_pictures(encoder, held_out))
 
-    return Scores(
-        similarity_train=cells(concept_similarity(embedded, references.train)),
-        similarity_held_out=cells(concept_similarity(embedded, references.held_out)),
-        prompt=cells(prompt_similarity(embedded, texts)),
-        nearest=cells(nearest_similarity(embedded, references.train)),
-        diversity=np.array([seed_diversity(row) for row in table]),
+    cut = [luminance(take_view(picture, View(*size, flipped=False))) for picture in (*train, *held_out)]
+    return References(
+        known(judges.clip.pictures) if judges.clip else None,
+        embed_texts(judges.clip, prompts) if judges.clip else None,
+        known(judges.dinov2) if judges.dinov2 else None,
+        Material(mean_spectrum(cut), find_lattice(cut), float(np.mean([seam_ratio(picture) for picture in cut]))),
     )
 
 
-def summarise(scores: Mapping[str, Scores], steps: Mapping[str, int], rule: SelectionSettings) -> dict[str, Any]:
-    """Return metrics/evaluate.json: every checkpoint's numbers beside the base's, and the one that the rule recommends."""
-    base = scores[BASE]
-    entries: dict[str, dict[str, Any]] = {}
-    candidates = {}
-    for name, own in scores.items():
-        gain = bootstrap_interval(own.similarity_held_out - base.similarity_held_out)
-        following = bootstrap_interval(own.prompt - base.prompt)
-        ratio = float(own.diversity.mean() / base.diversity.mean()) if base.diversity.mean() else 0.0
-        entries[name] = {
-            "step": steps.get(name, 0),
-            "similarity_train": plain(bootstrap_interval(own.similarity_train)),
-            "similarity_held_out": plain(bootstrap_interval(own.similarity_held_out)),
-            "similarity_gain": plain(gain),
-            "prompt_following": plain(following),
-            "nearest_training_picture": plain(bootstrap_interval(own.nearest)),
-            "diversity": float(own.diversity.mean()),
-            "diversity_ratio": ratio,
-        }
-        if name != BASE:
-            candidates[name] = Candidate(steps[name], gain, following, ratio)
-            entries[name]["objection"] = objection(candidates[name], rule)
-    chosen = recommend(candidates, rule)
-    return {"recommended": chosen.checkpoint, "reason": chosen.reason, "checkpoints": entries}
+def score_rows(rows: Rows, judges: Judges, references: References, full_frame: int) -> dict[str, Cells]:
+    """Score pictures with every judge there is.
+
+    Args:
+        rows: For each prompt, a picture per seed.
+        judges: Who looks.
+        references: What they compare with.
+        full_frame: How many of the prompts, from the first, fill the frame with the material; texture is measured on those.
+    """
+    pictures = [picture for row in rows for picture in row]
+    scores: dict[str, Cells] = {}
+    if judges.clip and references.clip and references.texts is not None:
+        scores |= score_embeddings(embed_pictures(judges.clip.pictures, pictures), references.clip, references.texts)
+    if judges.dinov2 and references.dinov2:
+        seen = embed_pictures(judges.dinov2, pictures)
+        scores["dinov2_held_out"] = table(concept_similarity(seen, references.dinov2.held_out), len(rows))
+    return scores | score_textures(rows[:full_frame], references.material)
 
 
-def plain(value: Interval | Scores) -> dict[str, object]:
-    """Return the fields of a value, arrays as lists."""
-    return json.loads(json.dumps(value.__dict__, default=lambda array: array.tolist()))
+def score_embeddings(seen: Tensor, known: Known, texts: Tensor) -> dict[str, Cells]:
+    """Score unit embeddings of pictures, (prompts * seeds, width), prompt by prompt."""
+    prompts = len(texts)
+    by_prompt = seen.reshape(prompts, -1, seen.shape[-1])
+    own_texts = texts[:, None, :].expand_as(by_prompt).reshape(seen.shape)
+    distance = training_distance(seen, known.train, usual_distance(known.train, known.held_out))
+    values = {
+        "similarity_train": concept_similarity(seen, known.train),
+        "similarity_held_out": concept_similarity(seen, known.held_out),
+        "prompt_similarity": prompt_similarity(seen, own_texts),
+        "nearest_training_picture": nearest_similarity(seen, known.train),
+        "training_distance": distance,
+        "copied": is_copy(distance),
+    }
+    cells = {name: table(value, prompts) for name, value in values.items()}
+    return cells | {"diversity": np.array([seed_distances(row).double().numpy() for row in by_prompt])}
+
+
+def score_textures(rows: Rows, material: Material) -> dict[str, Cells]:
+    """Compare the texture of pictures of the material with the true ones'; nothing where there are no such pictures."""
+    if not rows:
+        return {}
+    cut = [[luminance(picture) for picture in row] for row in rows]
+    lattices = [[find_lattice([picture]) for picture in row] for row in cut]
+    return {
+        "seam_ratio": np.array([[seam_ratio(picture) for picture in row] for row in cut]),
+        "spectrum_distance": np.array(
+            [[spectrum_distance(power_spectrum(picture), material.spectrum) for picture in row] for row in cut]
+        ),
+        "period_error": np.array([[period_error(found, material.lattice) for found in row] for row in lattices]),
+        "orientation_error": np.array([[orientation_error(found, material.lattice) for found in row] for row in lattices]),
+    }
+
+
+def luminance(picture: Image.Image) -> Luminance:
+    """Return the luminance of a picture, (height, width) in 0..1."""
+    return np.asarray(picture.convert("L"), dtype=np.float64) / 255

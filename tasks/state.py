@@ -1,7 +1,10 @@
 """Where the pipeline keeps what is not an output: `.state`, shared by all worktrees of one repository."""
 
+import json
 import subprocess
 from pathlib import Path
+
+from tlora.whole_file import write_json
 
 
 def repository_root() -> Path:
@@ -21,3 +24,17 @@ def state_folder(*parts: str) -> Path:
 def exit_file() -> Path:
     """Return where a stage leaves how it ended: in its own worktree, so that stages which end at once swap no reasons."""
     return Path.cwd() / ".state" / "last_exit.json"
+
+
+def remember_seconds(stage: str, seconds: float) -> None:
+    """Keep how long a stage's last run took."""
+    write_json(state_folder() / "seconds.json", remembered_seconds() | {stage: round(seconds, 1)})
+
+
+def remembered_seconds() -> dict[str, float]:
+    """Return how long the last run of each stage took; of stages that ran here."""
+    file = state_folder() / "seconds.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # it is a convenience: the next runs write it anew
+        return {}

@@ -33,7 +33,6 @@ class Story:
         evaluation: All that was measured.
         objection: Why it must not become champion unasked, or None.
         dataset: What it was trained on.
-        setup: How the evaluation drew and measured.
         record: How training went: commit, host, start, parameters.
         log: A line per training step.
         tags: What both the run and the version are tagged with.
@@ -43,7 +42,6 @@ class Story:
     evaluation: Evaluation
     objection: str | None
     dataset: Dataset
-    setup: Mapping[str, Any]
     record: Mapping[str, Any]
     log: list[dict[str, Any]]
     tags: Mapping[str, str]
@@ -76,7 +74,6 @@ def read_story(choice: Choice, evaluation: Evaluation, objection: str | None, fo
     """
     trained, held_out = read_manifest(folders.manifest / "train.json"), read_manifest(folders.manifest / "held_out.json")
     path, digest = read_dvc_file(folders.data)
-    setup = read_json(folders.reports / "evaluate" / "setup.json")
     record = read_json(folders.reports / "train" / "run.json")
     told = choice.metadata
     tags = {
@@ -87,14 +84,15 @@ def read_story(choice: Choice, evaluation: Evaluation, objection: str | None, fo
         "data_dvc": digest,
         "params_digest": told.params_digest,
         "code_digest": told.code_digest,
-        "evaluation_digest": digest_of({"setup": setup, "train": trained.digest, "held_out": held_out.digest}),
+        "evaluation_digest": digest_of({"setup": evaluation.setup, "train": trained.digest, "held_out": held_out.digest}),
+        **comparison_tags(evaluation.setup),
         "git_commit": str(record.get("git_commit", "")),
         "concept": told.concept,
         "trigger": told.trigger,
     }
     dataset = Dataset(path, digest, len(trained.items))
     log = _read_log(folders.reports / "train" / "log.jsonl")
-    return Story(choice, evaluation, objection, dataset, setup, record, log, tags)
+    return Story(choice, evaluation, objection, dataset, record, log, tags)
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,16 @@ class Folders:
     reports: Path
     manifest: Path
     data: Path
+
+
+def comparison_tags(setup: Mapping[str, Any]) -> dict[str, str]:
+    """Return what must be equal before two versions' scores are compared."""
+    return {
+        "evaluation.prompts": setup["prompts_digest"],
+        "evaluation.seeds": ",".join(map(str, setup["seeds"])),
+        "evaluation.evaluator": setup["evaluator"],
+        "evaluation.drawing": digest_of(setup["drawing"]),
+    }
 
 
 def _leaves(values: Mapping[str, Any]) -> list[tuple[str, str]]:

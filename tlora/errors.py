@@ -10,6 +10,7 @@ TloraError
 +-- CheckpointError   an adapter or a state file cannot be trusted
 +-- CacheError        a cached embedding or latent is missing or does not fit what is asked of it
 +-- TrainingError     training cannot go on: a loss or a gradient is not finite
++-- EvaluationError   an evaluation is incomplete, or not there where it is needed
 """
 
 
@@ -51,3 +52,7 @@ class CacheError(TloraError):
 
 class TrainingError(TloraError):
     """Training cannot go on: a loss or a gradient is not finite."""
+
+
+class EvaluationError(TloraError):
+    """An evaluation is incomplete, or not there where it is needed."""

@@ -1,86 +1,23 @@
-"""What drawn pictures are worth, each number a small pure function of embeddings, and the evaluator that makes those.
+"""What drawn pictures are worth, each number a small pure function of unit embeddings.
 
-All similarities are cosines of CLIP embeddings. CLIP rewards copying the one wall it was shown, so fidelity is never read
-alone: prompt following is a paired difference to the base, and diversity guards against collapse.
+All similarities are cosines. An evaluator rewards copying the one wall it was shown, so fidelity is never read alone: prompt
+following is a paired difference to the base, diversity guards against collapse, and the distance to the training pictures
+against copies.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
-from PIL import Image
+from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from tlora.errors import ModelError
+from tlora.intervals import Cells
 
-RESAMPLES = 2000
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Evaluator:
-    """A CLIP with what turns pictures and texts into its inputs."""
-
-    clip: CLIPModel
-    processor: CLIPImageProcessorPil
-    tokenizer: CLIPTokenizer
-
-
-def load_evaluator(path: str, revision: str = "") -> Evaluator:
-    """Load a CLIP from a folder or the hub, in float32, on the CPU.
-
-    Raises:
-        ModelError: If it cannot be loaded.
-    """
-    if not Path(path).exists() and (path.count("/") != 1 or Path(path).parent.is_dir()):
-        raise ModelError(f"{path}: no evaluator there: check evaluate.evaluator in params.yaml, or 'dvc pull -r shipped'")
-    chosen = revision or "main"
-    try:
-        return Evaluator(
-            CLIPModel.from_pretrained(path, revision=chosen, dtype=torch.float32).eval().requires_grad_(False),
-            CLIPImageProcessorPil.from_pretrained(path, revision=chosen),
-            CLIPTokenizer.from_pretrained(path, revision=chosen),
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: the evaluator cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-
-
-@torch.no_grad()
-def embed_pictures(evaluator: Evaluator, pictures: Sequence[Image.Image], batch: int = 32) -> Float[Tensor, "pictures width"]:
-    """Return unit embeddings of pictures."""
-    parts = []
-    for first in range(0, len(pictures), batch):
-        pixels = evaluator.processor(list(pictures[first : first + batch]), return_tensors="pt")["pixel_values"]
-        parts.append(_unit(_tensor(evaluator.clip.get_image_features(pixel_values=pixels))))
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def embed_texts(evaluator: Evaluator, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
-    """Return unit embeddings of texts."""
-    tokens = evaluator.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
-    features = evaluator.clip.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
-    return _unit(_tensor(features))
+COPY = 0.5  # of the usual distance; a picture nearer than that to one of the training pictures counts as its copy
 
 
 def concept_similarity(
     pictures: Float[Tensor, "pictures width"], references: Float[Tensor, "references width"]
 ) -> Float[Tensor, " pictures"]:
-    """Return each picture's mean cosine with the reference pictures (CLIP-I), -1..1, higher is closer.
+    """Return each picture's mean cosine with the reference pictures (CLIP-I, DINO-I): -1..1, higher is closer.
 
     Known failure: rewards copies and full-frame compositions; read beside diversity and prompt following.
     Source: DreamBooth (arXiv:2208.12242), section 4.1.
@@ -91,54 +28,68 @@ def concept_similarity(
 def prompt_similarity(
     pictures: Float[Tensor, "pictures width"], texts: Float[Tensor, "pictures width"]
 ) -> Float[Tensor, " pictures"]:
-    """Return each picture's cosine with its own prompt (CLIP-T), -1..1, higher follows more.
+    """Return each picture's cosine with its own prompt (CLIP-T): -1..1, higher follows more.
 
-    Known failure: means little in itself; use the paired difference to the base at the same prompt and seed.
+    Known failure: means little in itself, since no evaluator knows the trigger word; use the paired difference to the base at
+    the same prompt and seed.
+    Source: CLIPScore (arXiv:2104.08718), without its rescaling.
     """
     return (pictures * texts).sum(dim=1)
 
 
-def seed_diversity(pictures: Float[Tensor, "pictures width"]) -> float:
-    """Return the mean pairwise distance (1 - cosine) of pictures of one prompt, 0..2; 0 is collapse, a single picture is 0."""
-    count = len(pictures)
-    if count < 2:
-        return 0.0
-    similarity = pictures @ pictures.T
-    return float(1 - (similarity.sum() - similarity.trace()) / (count * (count - 1)))
+def seed_distances(pictures: Float[Tensor, "pictures width"]) -> Float[Tensor, " pairs"]:
+    """Return the distance (1 - cosine) of every pair of pictures of one prompt: 0..2, higher is more diverse, 0 is collapse.
+
+    Known failure: noise is diverse too; read beside fidelity. Pairs that share a picture are not independent, so an interval
+    over them is somewhat too narrow.
+    """
+    first, second = torch.triu_indices(len(pictures), len(pictures), offset=1)
+    return 1 - (pictures @ pictures.T)[first, second]
 
 
 def nearest_similarity(
     pictures: Float[Tensor, "pictures width"], references: Float[Tensor, "references width"]
 ) -> Float[Tensor, " pictures"]:
-    """Return each picture's cosine with its nearest training picture, -1..1; near 1 is a copy.
+    """Return each picture's cosine with its nearest training picture: -1..1, near 1 is a copy.
 
-    Known failure: depends on the evaluator; compare with the spread among the training pictures themselves.
+    Known failure: what counts as near depends on evaluator and concept; `training_distance` puts it into proportion.
     """
     return (pictures @ references.T).max(dim=1).values
 
 
-def bootstrap_interval(cells: NDArray[np.float64], seed: int = 0) -> Interval:
-    """Return the mean of (prompts, seeds) cells with a 95 % interval, resampling prompts and seeds together.
+def usual_distance(train: Float[Tensor, "train width"], held_out: Float[Tensor, "held_out width"]) -> float:
+    """Return how far a true picture of the concept usually is from the nearest training picture: 0..2.
 
-    Both are resampled because neither other prompts nor other seeds would give the same cells.
-
-    Raises:
-        ValueError: If there are no cells.
+    The median over the training pictures, each against the others, and the held-out ones; 0 where most are copies of each other.
     """
-    if cells.ndim != 2 or cells.size == 0:
-        raise ValueError(f"need a table of prompts by seeds, got shape {cells.shape}")
-    rng = np.random.default_rng(seed)
-    prompts = rng.integers(0, cells.shape[0], (RESAMPLES, cells.shape[0]))
-    seeds = rng.integers(0, cells.shape[1], (RESAMPLES, cells.shape[1]))
-    means = cells[prompts[:, :, None], seeds[:, None, :]].mean((1, 2))
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(cells.mean()), float(low), float(high))
+    among = train @ train.T - 2 * torch.eye(len(train))
+    nearest = [among.max(dim=1).values] if len(train) > 1 else []
+    return float(1 - torch.cat([*nearest, nearest_similarity(held_out, train)]).median())
 
 
-def _unit(features: Tensor) -> Tensor:
-    return features / features.norm(dim=-1, keepdim=True)
+def training_distance(
+    pictures: Float[Tensor, "pictures width"], train: Float[Tensor, "train width"], usual: float
+) -> Float[Tensor, " pictures"]:
+    """Return each picture's distance to its nearest training picture as a share of the usual one.
+
+    0 is a copy, 1 is what true pictures have, more is further from the concept.
+
+    Known failure: an evaluator that does not see the difference between two training pictures sees copies everywhere; where the
+    usual distance is 0, every distance is given as 1.
+    Source: nearest training picture against the training pictures' own spread, after arXiv:2212.03860, section 4.
+    """
+    distance = 1 - nearest_similarity(pictures, train)
+    return torch.ones_like(distance) if usual <= 0 else distance / usual
 
 
-def _tensor(output: object) -> Tensor:
-    """Accept what either generation of transformers returns: features, or an output that holds them."""
-    return output if isinstance(output, Tensor) else output.pooler_output  # type: ignore[attr-defined]
+def is_copy(distance: Float[Tensor, " pictures"]) -> Bool[Tensor, " pictures"]:
+    """Return which pictures lie nearer to a training picture than half the usual distance; their share is 0..1, lower is better.
+
+    Known failure: a hard limit, drawn by judgement; look at the grid.
+    """
+    return distance < COPY
+
+
+def table(values: Tensor, prompts: int) -> Cells:
+    """Return values in the order of prompts, then seeds or pairs, as a table with a row for each prompt."""
+    return values.reshape(prompts, -1).double().numpy()

@@ -23,6 +23,7 @@ Part = TypeVar("Part")
 Transformer: TypeAlias = FluxTransformer2DModel
 Vae: TypeAlias = AutoencoderKL
 Scheduler: TypeAlias = FlowMatchEulerDiscreteScheduler
+TRAINING_GUIDANCE = 1.0  # of a guidance-distilled model: neither 0 nor the 3.5 of sampling
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

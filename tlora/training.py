@@ -22,13 +22,12 @@ from tlora.errors import SettingsError, TrainingError
 from tlora.freezing import freeze_ranks
 from tlora.inject import adapter_layers, tlora_parameters
 from tlora.latents import PATCH
-from tlora.model import Conditioning, predict_velocity
+from tlora.model import TRAINING_GUIDANCE, Conditioning, predict_velocity
 from tlora.noise import MAX_TIMESTEP, draw_sigma, mix_noise, sample_generator, velocity_target
 from tlora.optimizer import build_optimizer, learning_rate, optimizer_tensors, restore_optimizer
 from tlora.plan import SamplePlan
 from tlora.training_settings import TrainingSettings
 
-TRAINING_GUIDANCE = 1.0  # of a guidance-distilled model: neither 0 nor the 3.5 of sampling
 ReadPrompts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 

@@ -11,7 +11,7 @@ from benchmarks.comparison.concepts import REFERENCES, Concept
 from pocket.judge import LABELS, Judge
 from pocket.pictures import to_tensor
 from pocket.textures import MATERIALS
-from tlora.metrics import Evaluator, embed_pictures
+from tlora.evaluator import Evaluator, embed_pictures
 
 CAPTION = "a matbrk wall"
 NOVEL = {  # composition -> prompt; the trained composition is not among them
@@ -57,7 +57,7 @@ class Yardstick:
         """Render and embed the true pictures of a concept."""
         references = {
             composition: embed_pictures(
-                evaluator, [Image.fromarray(concept.picture(composition, 1 + i)) for i in range(REFERENCES)]
+                evaluator.pictures, [Image.fromarray(concept.picture(composition, 1 + i)) for i in range(REFERENCES)]
             )
             for composition in NOVEL
         }
@@ -70,7 +70,7 @@ def measure(
     """Measure pictures by composition, and one picture of each of the base's own materials."""
     pictures = [picture for row in novel.values() for picture in row]
     asked = [composition for composition, row in novel.items() for _ in row]
-    embedded = embed_pictures(evaluator, pictures)
+    embedded = embed_pictures(evaluator.pictures, pictures)
     fidelity = [float((embedded[i] @ yardstick.references[c].T).mean()) for i, c in enumerate(asked)]
     composition = _named(judge, pictures, "composition")
     material = _named(judge, list(others.values()), "material")

@@ -16,8 +16,8 @@ from pocket.pictures import to_tensor
 from tlora.adapter import TLoRAConfig
 from tlora.base_model import ModelSpec
 from tlora.data import LatentItem
+from tlora.evaluator import Evaluator, load_evaluator
 from tlora.inject import eject_tlora_from_transformer, inject_tlora_into_transformer
-from tlora.metrics import Evaluator, load_evaluator
 from tlora.model import encode_posterior, load_scheduler, load_transformer, load_vae
 from tlora.noise import NoiseSettings
 from tlora.optimizer import OptimizerSettings

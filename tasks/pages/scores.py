@@ -94,13 +94,13 @@ def in_order(entries: Entries) -> list[str]:
 def score_table(entries: Entries, chosen: str | None) -> str:
     """Return a row for the base and each checkpoint, a column for each metric, and why a checkpoint is not eligible."""
     metrics, names = metric_names(entries), in_order(entries)
-    objections = any(entries[name].get("objection") for name in names)
+    objections = any(entries[name].get("objections") for name in names)
     head = ["checkpoint", *(f'<span title="{escape(describe(m).meaning)}">{escape(describe(m).label)}</span>' for m in metrics)]
     rows = [
         [
             escape(name) + ('<span class="badge">recommended</span>' if name == chosen else ""),
             *(show_estimate(estimate_of(entries[name].get(metric))) for metric in metrics),
-            *([_words(entries[name].get("objection"))] if objections else []),
+            *([_words(entries[name].get("objections", []))] if objections else []),
         ]
         for name in names
     ]
@@ -140,5 +140,5 @@ def _dots(entries: Entries, names: Iterable[str], metric: str) -> Iterable[Dot]:
             yield Dot(name, f"step {step.mean:g}", step, value)
 
 
-def _words(objection: Any) -> str:
-    return f'<span class="small">{escape(objection)}</span>' if objection else ""
+def _words(objections: Sequence[str]) -> str:
+    return f'<span class="small">{escape("; ".join(objections))}</span>' if objections else ""

@@ -35,24 +35,23 @@ def lay_out(
     seeds = list(range(1000, 1000 + shape.seeds))
     names = [f"checkpoint-{25 * n:06d}" for n in range(1, shape.checkpoints + 1)]
     columns = {column: drawn(c, shape) for c, column in enumerate(["base", *names])}
-    scales = {f"{names[-1]} x {scale}": drawn(50 + i, shape) for i, scale in enumerate((0.5, 1.5))}
+    scales = {f"{names[-1]} x {scale}": first_seed(drawn(50 + i, shape)) for i, scale in enumerate((0.5, 1.5))}
     groups = (
-        {CHECKPOINTS: columns, "scales": {"base": columns["base"], **scales}}
+        {CHECKPOINTS: columns, "scales": {"base": first_seed(columns["base"]), **scales}}
         if shape.checkpoints < 10
         else {CHECKPOINTS: columns}
     )
     write_album(root / "album", groups, wanted, seeds)
     entries = {"base": numbers(0, 0)} | {n: numbers(25 * i, i / shape.checkpoints) for i, n in enumerate(names, 1)}
-    write(root / "evaluate.json", {"recommended": names[-1], "reason": f"{names[-1]}: best of all", "checkpoints": entries})
     setup = {"drawing": {"width": shape.side}, "prompts": wanted, "seeds": seeds, "evaluator": "models/a-clip"}
-    write(root / "setup.json", setup)
+    write(root / "evaluate.json", evaluation(names[-1], f"{names[-1]}: best of all", entries, setup))
     items = [data_picture(root / "data", f"{name}_{n}.png", n) for n in range(6)]
     write(root / "train.json", manifest_to_json(build_manifest(items[:4])))
     write(root / "held_out.json", manifest_to_json(build_manifest(items[4:])))
     adapter = AdapterMetadata(
         TLoRAConfig(rank=4, min_rank=1), ("to_q",), base="models/a-base", data_digest="d1gest", concept="brick"
     )
-    files = (root / n for n in ("evaluate.json", "setup.json", "album", "train.json", "held_out.json", "data"))
+    files = (root / n for n in ("evaluate.json", "album", "train.json", "held_out.json", "data"))
     return EvaluationFiles(*files), adapter
 
 
@@ -64,6 +63,14 @@ def write_page(root: Path, shape: Shape = Shape(), **names: Any) -> Path:
     return page
 
 
+def evaluation(
+    recommended: str | None, reason: str, entries: dict[str, Any], setup: dict[str, Any] | None = None, **failures: str
+) -> dict[str, Any]:
+    """Return what metrics/evaluate.json holds."""
+    found = {"recommended": recommended, "reason": reason, "checkpoints": entries, "failures": failures}
+    return {**found, "setup": setup or {"prompts": []}}
+
+
 def drawn(column: int, shape: Shape) -> list[list[Image.Image]]:
     """Return noise in a colour of its own for every column and prompt; hard to compress, as pictures are."""
     source = np.random.default_rng(column)
@@ -72,6 +79,11 @@ def drawn(column: int, shape: Shape) -> list[list[Image.Image]]:
         [Image.fromarray(noise + np.array([column * 40 % 160, p * 50 % 160, s * 60 % 160], np.uint8)) for s in range(shape.seeds)]
         for p in range(shape.prompts)
     ]
+
+
+def first_seed(rows: list[list[Image.Image]]) -> list[list[Image.Image]]:
+    """Return the first picture of each row."""
+    return [row[:1] for row in rows]
 
 
 def numbers(step: int, progress: float) -> dict[str, Any]:
@@ -85,9 +97,9 @@ def numbers(step: int, progress: float) -> dict[str, Any]:
         "step": step,
         "similarity_gain": interval(0.3 * progress**0.5),
         "prompt_following": interval(-0.12 * progress**2),
-        "diversity_ratio": 1 - 0.4 * progress,
+        "diversity_ratio": interval(1 - 0.4 * progress),
         "seam_ratio": interval(1.2 - 0.2 * progress),
-        "objection": "similarity to the concept is not clearly above the base's" if progress < 0.4 and step else None,
+        "objections": ["not clearly above the base"] if progress < 0.4 and step else [],
     }
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tasks.album import CHECKPOINTS, write_album
-from tasks.register import RegisterSettings, register
+from tasks.register import register
 from tests.tiny_flux import tiny_transformer
 from tlora.adapter import TLoRAConfig
 from tlora.base_model import ModelSpec
@@ -25,6 +25,21 @@ DVC_DIGEST = "0123456789abcdef0123456789abcdef.dir"
 TARGETS = ("to_q", "to_v")
 CHECKPOINT_NAMES = ("checkpoint-000002", "checkpoint-000004")
 CONFIG = TLoRAConfig(rank=4, alpha=4.0, min_rank=1)
+SETUP = {
+    "drawing": {
+        "width": 32,
+        "height": 32,
+        "num_inference_steps": 2,
+        "guidance_scale": 3.5,
+        "lora_scale": 1.0,
+        "sigma_mask": "timestep",
+        "max_sequence_length": 16,
+    },
+    "prompts": ["a matbrk wall"],
+    "prompts_digest": "prompts-1",
+    "seeds": [0, 1],
+    "evaluator": "an-evaluator@1",
+}
 
 
 @dataclass(frozen=True)
@@ -33,10 +48,9 @@ class FinishedRun:
 
     root: Path
 
-    def register(self, min_diversity_ratio: float = 0.5) -> None:
+    def register(self) -> None:
         """Run the stage in this process; the working folder must be `root`."""
         register(
-            RegisterSettings(min_diversity_ratio),
             ModelSpec(BASE, dtype="float32", device="cpu"),
             adapters=Path("adapters"),
             metrics=Path("metrics/evaluate.json"),
@@ -53,7 +67,8 @@ class FinishedRun:
             f"checkpoint-{step:06d}": _scores(step, gain_low, diversity_ratio) for step in (2, 4)
         }
         reason = f"{recommended}: by far the best" if recommended else "no checkpoint passes"
-        self._write("metrics/evaluate.json", {"recommended": recommended, "reason": reason, "checkpoints": checkpoints})
+        evaluation = {"recommended": recommended, "reason": reason, "checkpoints": checkpoints, "failures": {}, "setup": SETUP}
+        self._write("metrics/evaluate.json", evaluation)
 
     def train(self, code: str = "code-1", seed: int = 1) -> None:
         """Write adapters as if trained by some code, and the report of it."""
@@ -93,11 +108,9 @@ def lay_out(root: Path, base: Path) -> FinishedRun:
     run.train()
     run.evaluate("checkpoint-000002")
     run.hold_data(train={"brick_0.png": "a matbrk wall", "brick_1.png": "a matbrk wall"})
-    drawing = {"width": 32, "height": 32, "num_inference_steps": 2, "guidance_scale": 3.5, "lora_scale": 1.0}
     rows = {name: [[Image.new("RGB", (16, 16), (len(name), seed, 9)) for seed in (0, 1)]] for name in ("base", *CHECKPOINT_NAMES)}
     write_album(root / "artifacts" / "pictures", {CHECKPOINTS: rows}, ["a matbrk wall"], [0, 1])
-    drawing |= {"sigma_mask": "timestep", "max_sequence_length": 16}
-    run._write("reports/evaluate/setup.json", {"drawing": drawing, "prompts": ["a matbrk wall"], "seeds": [0, 1]})
+    (root / "reports" / "evaluate").mkdir()
     (root / "artifacts" / "grids").mkdir()
     for name in ("grid", "base", *CHECKPOINT_NAMES):
         Image.new("RGB", (40, 20), (len(name), 0, 0)).save(root / "artifacts" / "grids" / f"{name}.png")
@@ -131,7 +144,13 @@ def _scores(step: int, gain_low: float, diversity_ratio: float) -> dict[str, Any
         "similarity_held_out": same,
         "similarity_gain": gain,
         "prompt_following": {"mean": 0.0, "low": -0.1, "high": 0.1},
-        "diversity": 0.3,
-        "diversity_ratio": diversity_ratio,
-        "objection": None,
+        "diversity": {"mean": 0.3, "low": 0.2, "high": 0.4},
+        "diversity_ratio": {"mean": diversity_ratio, "low": 0.1, "high": 1.0},
+        "objections": _objections(gain_low, diversity_ratio) if step else [],
+        "on_front": False,
     }
+
+
+def _objections(gain_low: float, diversity_ratio: float) -> list[str]:
+    learnt = [] if gain_low > 0 else ["not clearly above the base"]
+    return learnt + ([] if diversity_ratio >= 0.5 else ["collapsed"])

@@ -10,7 +10,7 @@ from tasks.album import read_album, write_album
 from tasks.evaluation_page import render_evaluation
 from tasks.pages.inline import BUDGET
 from tests.browser import Browser, Visit
-from tests.tasks.finished_evaluation import Shape, drawn, lay_out, write, write_page
+from tests.tasks.finished_evaluation import Shape, drawn, evaluation, lay_out, write, write_page
 from tlora.errors import CheckpointError
 
 HOSTILE = "<script>document.title='owned'</script>\"onload=\"x <b>&amp;"
@@ -38,11 +38,12 @@ def test_a_metric_that_nobody_described_shows_by_itself(tmp_path: Path) -> None:
 
 def test_no_recommendation_is_said_first(tmp_path: Path) -> None:
     files, adapter = lay_out(tmp_path, Shape())
-    entries = {"base": {"step": 0}, "checkpoint-000025": {"step": 25, "objection": "collapsed"}}
-    write(files.metrics, {"recommended": None, "reason": "no checkpoint passes", "checkpoints": entries})
+    entries = {"base": {"step": 0}, "checkpoint-000025": {"step": 25, "objections": ["collapsed"]}}
+    write(files.metrics, evaluation(None, "no checkpoint passes", entries, evaluator="nowhere: no evaluator there"))
     text = render_evaluation(files, adapter)
     assert '<div class="verdict none"><strong>No checkpoint is recommended</strong><p>no checkpoint passes.</p></div>' in text
     assert "collapsed" in text
+    assert "Not measured: nowhere: no evaluator there." in text
 
 
 def test_all_text_of_others_is_shown_as_text(tmp_path: Path) -> None:

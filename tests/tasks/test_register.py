@@ -11,7 +11,7 @@ from tasks.registration import read_registration
 from tasks.tracking.store import open_store
 from tasks.tracking.versions import aliases_of
 from tests.tasks.finished_run import DVC_DIGEST, NAME, FinishedRun
-from tlora.errors import CheckpointError, PictureError
+from tlora.errors import CheckpointError, EvaluationError, PictureError
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # mlflow on SQLAlchemy 2.1
@@ -67,6 +67,9 @@ def test_the_recommended_checkpoint_is_challenger_and_first_champion(finished_ru
         "base": "models/tiny-flux",
         "base_revision": "base-1",
         "params_digest": "params-1",
+        "evaluation.prompts": "prompts-1",
+        "evaluation.seeds": "0,1",
+        "evaluation.evaluator": "an-evaluator@1",
         "rank_schedule": "lora, rank 1 at timestep 1000 to 4 at 0, exponent 1",
     }
     assert {name: version.tags[name] for name in expected} == expected
@@ -109,10 +112,10 @@ def test_the_description_holds_the_scores_and_the_grid(finished_run: FinishedRun
 @pytest.mark.parametrize(
     ("recommended", "gain_low", "diversity_ratio", "reason"),
     [
-        (None, 0.0, 0.8, "similarity to the concept is not clearly above the base's"),
-        (None, 0.1, 0.49, "diversity across seeds is 0.49 of the base's, 0.5 needed"),
+        (None, 0.0, 0.8, "not clearly above the base"),
+        (None, 0.1, 0.49, "collapsed"),
         (None, 0.1, 0.8, "the evaluation recommends no checkpoint"),
-        ("checkpoint-000004", 0.1, 0.49, "diversity across seeds is 0.49 of the base's, 0.5 needed"),
+        ("checkpoint-000004", 0.1, 0.49, "collapsed"),
     ],
 )
 def test_what_does_not_pass_the_gate_is_registered_but_not_champion(
@@ -131,12 +134,6 @@ def test_what_does_not_pass_the_gate_is_registered_but_not_champion(
     assert (version.tags["step"], version.tags["recommended"]) == ("4", "true" if recommended else "false")
     assert f"Not fit to be champion unasked: {reason}" in version.description
     assert f"register: not champion: {reason}" in capsys.readouterr().out
-
-
-def test_a_lower_threshold_lets_a_less_diverse_adapter_pass(finished_run: FinishedRun) -> None:
-    finished_run.evaluate("checkpoint-000004", diversity_ratio=0.3)
-    finished_run.register(min_diversity_ratio=0.25)
-    assert open_store().client.get_model_version_by_alias(NAME, "champion").version == 1
 
 
 def test_a_second_adapter_is_challenger_and_leaves_the_champion_alone(finished_run: FinishedRun) -> None:
@@ -229,6 +226,13 @@ def test_a_damaged_evaluation_is_refused(finished_run: FinishedRun) -> None:
         finished_run.register()
 
 
+def test_an_incomplete_evaluation_is_refused(finished_run: FinishedRun) -> None:
+    file = Path("metrics/evaluate.json")
+    file.write_text(file.read_text().replace('"failures": {}', '"failures": {"evaluator": "nowhere: no evaluator there"}'))
+    with pytest.raises(EvaluationError, match="the evaluation is incomplete: nowhere: no evaluator there: run evaluate again"):
+        finished_run.register()
+
+
 def test_data_that_nobody_versioned_is_refused(finished_run: FinishedRun) -> None:
     Path("data.dvc").unlink()
     with pytest.raises(PictureError, match=r"data\.dvc: no such file: version the pictures with 'dvc add data'"):
@@ -255,7 +259,6 @@ OPTIONS = [
 ]
 PARAMS = """
 model: {path: models/tiny-flux, revision: "", dtype: float32, device: cpu}
-register: {min_diversity_ratio: 0.5}
 """
 
 
