@@ -23,6 +23,7 @@ def assemble(folder: Path, store: Path, entries: Sequence[Mapping[str, Any]], fa
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     for name in sorted({str(entry["file"]) for entry in entries}):
+        (folder / name).parent.mkdir(exist_ok=True)
         _link_or_copy(store / name, folder / name)
     write_json(folder / INDEX, {**facts, "items": [dict(entry) for entry in entries]})
 

@@ -6,16 +6,18 @@ in `.state/cache`.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from tasks.cache import assemble
 from tasks.cli import run_stage
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, base_digest, require_base
-from tlora.data import content_key, latent_weights, to_pixels, to_weights, write_item
+from tlora.data import content_key, item_file, latent_weights, to_pixels, to_weights, write_item
 from tlora.device import hold_device
 from tlora.latents import PATCH
 from tlora.loss_mask import read_mask
@@ -59,11 +61,11 @@ def cache_latents(
         for source, folder in ((manifest, train), (held_out, evaluation)):
             pictures = read_manifest(source)
             jobs = list(_jobs(pictures, settings, multiple, encoder))
-            missing = [job for job in jobs if not (store / f"{job.key}.safetensors").exists()]
+            missing = [job for job in jobs if not (store / item_file(job.key)).exists()]
             with Progress("cache_latents", max(1, len(missing))) as progress:
-                for job in missing:
-                    write_item(store / f"{job.key}.safetensors", _encode(vae, data / job.item.picture, job))
-                    progress.advance(job.item.picture)
+                for key, tensors, picture in _encode(vae, data, missing):
+                    write_item(store / item_file(key), tensors)
+                    progress.advance(picture)
             print(f"cache_latents: {len(jobs)} views for {folder}, {len(missing)} encoded now", flush=True)
             factor = pixels_per_latent(vae)
             assemble(folder, store, _entries(jobs, factor), {"data_digest": pictures.digest, "pixels_per_latent": factor})
@@ -76,12 +78,19 @@ def _jobs(pictures: Manifest, settings: ViewSettings, multiple: int, encoder: st
             yield _Job(item, view, content_key(*parts))
 
 
-def _encode(vae: Vae, file: Path, job: _Job) -> dict[str, Tensor]:
+def _encode(vae: Vae, data: Path, jobs: Sequence[_Job]) -> Iterator[tuple[str, dict[str, Tensor], str]]:
+    """Yield key, tensors and picture of each view; only one picture is in memory, and it is decoded once for all its views."""
+    for name, views in groupby(jobs, key=lambda job: job.item.picture):
+        picture = decode_picture(data / name)
+        for job in views:
+            mask = read_mask(data / name, picture.size) if job.item.mask_sha256 else None
+            yield job.key, _encode_view(vae, picture, mask, job), name
+
+
+def _encode_view(vae: Vae, picture: Image.Image, mask: Image.Image | None, job: _Job) -> dict[str, Tensor]:
     """Return what is cached of a view: its latents, and what each of them counts where the picture has a loss mask."""
-    picture = decode_picture(file)
     mean, std = encode_posterior(vae, to_pixels(take_view(picture, job.view))[None])
     tensors = {"mean": mean[0], "std": std[0]}
-    mask = read_mask(file, picture.size) if job.item.mask_sha256 else None
     if mask is not None:
         tensors["loss_mask"] = latent_weights(to_weights(take_view(mask, job.view)), pixels_per_latent(vae), job.item.picture)
     return tensors
@@ -90,7 +99,7 @@ def _encode(vae: Vae, file: Path, job: _Job) -> dict[str, Tensor]:
 def _entries(jobs: Sequence[_Job], factor: int) -> list[dict[str, Any]]:
     return [
         {
-            "file": f"{job.key}.safetensors",
+            "file": item_file(job.key),
             "picture": job.item.picture,
             "caption": job.item.caption,
             "flipped": job.view.flipped,

@@ -13,7 +13,7 @@ from tasks.cli import run_stage
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.concept import read_concept
-from tlora.data import content_key, write_item
+from tlora.data import content_key, item_file, write_item
 from tlora.manifest import read_manifest
 from tlora.progress import Progress
 from tlora.text import TextEncoders, encode_captions, load_text_encoders
@@ -47,12 +47,12 @@ def cache_prompts(
     evaluated = [*read_concept(concept).prompts, *(item.caption for item in read_manifest(held_out).items)]
     keys = {text: content_key(encoder, str(settings.max_sequence_length), text) for text in [*trained, *evaluated]}
     store = state_folder("cache", "prompts")
-    missing = [text for text, key in keys.items() if not (store / f"{key}.safetensors").exists()]
+    missing = [text for text, key in keys.items() if not (store / item_file(key)).exists()]
     if missing:
         _encode(load_text_encoders(model), missing, settings.max_sequence_length, keys, store)
     print(f"cache_prompts: {len(keys)} distinct captions and prompts, {len(missing)} encoded now", flush=True)
     for folder, texts in ((captions, trained), (evaluation, evaluated)):
-        entries = [{"caption": text, "file": f"{keys[text]}.safetensors"} for text in sorted(set(texts))]
+        entries = [{"caption": text, "file": item_file(keys[text])} for text in sorted(set(texts))]
         assemble(folder, store, entries, {"max_sequence_length": settings.max_sequence_length})
 
 
@@ -60,7 +60,7 @@ def _encode(encoders: TextEncoders, texts: Sequence[str], length: int, keys: dic
     with Progress("cache_prompts", len(texts)) as progress:
         for text, embedding in encode_captions(encoders, texts, length):
             tensors = {"prompt_embeds": embedding.prompt_embeds, "pooled_prompt_embeds": embedding.pooled_prompt_embeds}
-            write_item(store / f"{keys[text]}.safetensors", tensors)
+            write_item(store / item_file(keys[text]), tensors)
             progress.advance(json.dumps(text, ensure_ascii=False)[:40])
 
 

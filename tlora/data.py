@@ -110,6 +110,11 @@ def content_key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
+def item_file(key: str) -> str:
+    """Return where an item lies below its cache, in one of 256 folders: none of them grows too large to list."""
+    return f"{key[:2]}/{key}.safetensors"
+
+
 def write_item(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write cached tensors whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -71,15 +71,15 @@ def test_adding_a_caption_encodes_one_and_deleting_one_leaves_nothing_stale(
     encode_prompts(model)
     assert "0 encoded now" in capsys.readouterr().out
     assert set(PromptCache(Path("captions")).files) == {"", "a wall"}
-    assert len(list(Path("captions").glob("*.safetensors"))) == 2
+    assert len(list(Path("captions").glob("*/*.safetensors"))) == 2
 
 
 def test_a_changed_evaluation_prompt_leaves_the_captions_bytes_alone(model: ModelSpec) -> None:
     write_manifest({"a.png": "a wall"})
     encode_prompts(model)
-    before = {p.name: p.read_bytes() for p in Path("captions").iterdir()}
+    before = {p.name: p.read_bytes() for p in Path("captions").rglob("*.*")}
     encode_prompts(model, prompts="[a matbrk floor]")
-    assert {p.name: p.read_bytes() for p in Path("captions").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in Path("captions").rglob("*.*")} == before
     assert "a matbrk floor" in PromptCache(Path("evaluation")).files
 
 
@@ -162,6 +162,31 @@ def test_pictures_keep_their_shape_in_buckets_where_they_are_not_cropped(model: 
     ((height, width),) = LatentCache(Path("latents")).shapes()
     assert width > height
     assert width * SCALE % (2 * SCALE) == 0
+
+
+def test_an_interrupted_encoding_goes_on_and_each_picture_is_decoded_once(
+    model: ModelSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest({f"{n}.png": f"wall {n}" for n in range(6)})
+    decoded: list[str] = []
+
+    def decode_three(path: Path) -> Image.Image:
+        decoded.append(path.name)
+        if len(decoded) == 4:
+            raise KeyboardInterrupt
+        return decode_picture(path)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("tasks.cache_latents.decode_picture", decode_three)
+        with pytest.raises(KeyboardInterrupt):
+            encode_latents(model, ViewSettings(16, random_flip=True))
+    assert decoded == ["0.png", "1.png", "2.png", "3.png"]
+    assert not Path("latents").exists()
+    encode_latents(model, ViewSettings(16, random_flip=True))
+    assert "12 views for latents, 6 encoded now" in capsys.readouterr().out
+    folders = {path.parent.name for path in Path("latents").glob("*/*.safetensors")}
+    assert all(len(name) == 2 for name in folders)
+    assert len(LatentCache(Path("latents"))) == 12
 
 
 def test_a_resolution_that_the_vae_cannot_halve_is_refused_with_the_nearest(model: ModelSpec) -> None:
