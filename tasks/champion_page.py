@@ -14,7 +14,8 @@ from tasks.pages.axis import show_exactly
 from tasks.pages.gallery import Gallery, render_gallery
 from tasks.pages.inline import inline_pictures
 from tasks.pages.page import Section, escape, render_page, table
-from tasks.pages.scores import BASE, describe, estimate_of, metric_names, show_estimate
+from tasks.pages.scores import BASE, estimate_of, metric_names, show_estimate
+from tasks.pages.wording import describe
 
 CHAMPION_COLUMN, NEW_COLUMN = "champion", "new"
 _MADE_FROM = {

@@ -16,7 +16,8 @@ from tasks.pages.front import front_figure
 from tasks.pages.gallery import Gallery, render_gallery
 from tasks.pages.inline import inline_pictures, inline_thumbnail
 from tasks.pages.page import Section, escape, facts, render_page
-from tasks.pages.scores import BASE, curves, describe, estimate_of, in_order, score_table
+from tasks.pages.scores import BASE, curves, estimate_of, in_order, score_table
+from tasks.pages.wording import describe
 from tlora.checkpoint import AdapterMetadata
 from tlora.manifest import PictureItem, read_manifest
 from tlora.pictures import decode_picture

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from tasks.pages.charts import Dot, front_chart
-from tasks.pages.scores import BASE, Entries, describe, estimate_of, in_order
+from tasks.pages.scores import BASE, Entries, estimate_of, in_order
+from tasks.pages.wording import describe
 
 ACROSS, UP = "prompt_following", "similarity_gain"
 _SIGNS = {

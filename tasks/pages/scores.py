@@ -1,72 +1,16 @@
-"""The numbers of an evaluation as a page shows them: every number that the file holds, in words where they are known.
-
-A metric that nobody described here is shown all the same, under the name that the file gives it.
-"""
+"""The numbers of an evaluation as a page shows them: every number that the file holds, whoever added it."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tasks.pages.axis import show_exactly
 from tasks.pages.charts import Dot, Estimate, curve_chart
 from tasks.pages.page import escape, table
+from tasks.pages.wording import KNOWN, describe
 
 BASE = "base"
 Entries = Mapping[str, Mapping[str, Any]]  # checkpoint -> its numbers, as metrics/evaluate.json has them
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric in words.
-
-    Args:
-        label: Its name for a person.
-        unit: What its numbers are.
-        meaning: What it says, and which way is better, in a sentence.
-    """
-
-    label: str
-    unit: str = "value"
-    meaning: str = ""
-
-
-_COSINE, _DIFFERENCE = "cosine", "difference of cosines"
-_KNOWN = {
-    "similarity_gain": Metric(
-        "Concept gained over the base",
-        _DIFFERENCE,
-        "Similarity to held-out pictures, less the base's at the same prompt and seed. More is better.",
-    ),
-    "prompt_following": Metric(
-        "Prompt following against the base",
-        _DIFFERENCE,
-        "Similarity to the prompt, less the base's at the same prompt and seed. Below 0, prompts are lost.",
-    ),
-    "similarity_held_out": Metric(
-        "Similarity to held-out pictures", _COSINE, "With pictures never trained on. More is better, up to copying."
-    ),
-    "similarity_train": Metric(
-        "Similarity to training pictures", _COSINE, "More is better, as long as the held-out pictures keep up."
-    ),
-    "nearest_training_picture": Metric(
-        "Similarity to the nearest training picture", _COSINE, "With whichever training picture is closest. Near 1 is a copy."
-    ),
-    "diversity": Metric(
-        "Diversity across seeds", "1 − cosine", "How much pictures of one prompt differ. Near 0 all seeds look the same."
-    ),
-    "diversity_ratio": Metric("Diversity against the base", "share of the base's", "Too little of the base's is collapse."),
-}
-
-
-def describe(name: str) -> Metric:
-    """Return a metric in words.
-
-    Example:
-        >>> describe("seam_ratio").label
-        'Seam ratio'
-    """
-    return _KNOWN.get(name) or Metric(name.replace("_", " ").capitalize())
 
 
 def estimate_of(value: Any) -> Estimate | None:
@@ -81,9 +25,9 @@ def estimate_of(value: Any) -> Estimate | None:
 
 
 def metric_names(entries: Entries) -> list[str]:
-    """Return the metrics that any checkpoint has a number of: those described here first, then the others by name."""
+    """Return the metrics that any checkpoint has a number of: those described in words first, then the others by name."""
     found = {name for entry in entries.values() for name, value in entry.items() if name != "step" and estimate_of(value)}
-    return [name for name in _KNOWN if name in found] + sorted(found - _KNOWN.keys())
+    return [name for name in KNOWN if name in found] + sorted(found - KNOWN.keys())
 
 
 def in_order(entries: Entries) -> list[str]:

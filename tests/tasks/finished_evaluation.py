@@ -87,7 +87,7 @@ def first_seed(rows: list[list[Image.Image]]) -> list[list[Image.Image]]:
 
 
 def numbers(step: int, progress: float) -> dict[str, Any]:
-    """Return an entry of metrics/evaluate.json; `seam_ratio` is one that no page was told of."""
+    """Return an entry of metrics/evaluate.json; `moss_cover` is one that no page was told of."""
 
     def interval(mean: float) -> dict[str, float]:
         spread = 0.06 * (step > 0)
@@ -98,7 +98,7 @@ def numbers(step: int, progress: float) -> dict[str, Any]:
         "similarity_gain": interval(0.3 * progress**0.5),
         "prompt_following": interval(-0.12 * progress**2),
         "diversity_ratio": interval(1 - 0.4 * progress),
-        "seam_ratio": interval(1.2 - 0.2 * progress),
+        "moss_cover": interval(1.2 - 0.2 * progress),
         "objections": ["not clearly above the base"] if progress < 0.4 and step else [],
     }
 

@@ -32,8 +32,8 @@ def test_equal_files_make_an_equal_page_that_names_no_file_of_this_machine(tmp_p
 
 def test_a_metric_that_nobody_described_shows_by_itself(tmp_path: Path) -> None:
     text = write_page(tmp_path).read_text()
-    assert "<h3>Seam ratio</h3>" in text
-    assert "Seam ratio by training step: 1.133 (1.073 to 1.193) at step 25, 1.000 (0.940 to 1.060) at step 75; base 1.200" in text
+    assert "<h3>Moss cover</h3>" in text
+    assert "Moss cover by training step: 1.133 (1.073 to 1.193) at step 25, 1.000 (0.940 to 1.060) at step 75; base 1.200" in text
 
 
 def test_no_recommendation_is_said_first(tmp_path: Path) -> None:

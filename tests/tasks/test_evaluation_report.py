@@ -17,13 +17,14 @@ ENTRIES = {"base": numbers(0, 0), "checkpoint-000025": numbers(25, 0.5), "checkp
 
 
 def test_every_metric_has_a_curve_with_its_interval(tmp_path: Path) -> None:
-    write_curves(tmp_path, {**ENTRIES, "checkpoint-000025": {"step": 25, "seam_ratio": {"mean": 1.1, "low": 1.04, "high": 1.16}}})
+    middle = {"step": 25, "moss_cover": {"mean": 1.1, "low": 1.04, "high": 1.16}, "share": 0.5, "on_front": True}
+    write_curves(tmp_path, {**ENTRIES, "checkpoint-000025": middle})
     assert sorted(file.stem for file in (tmp_path / "curves").iterdir()) == [
-        *("diversity_ratio", "prompt_following", "seam_ratio", "similarity_gain")
+        *("diversity_ratio", "moss_cover", "prompt_following", "share", "similarity_gain")
     ]
-    lines = (tmp_path / "curves/seam_ratio.csv").read_text().splitlines()
+    lines = (tmp_path / "curves/moss_cover.csv").read_text().splitlines()
     assert lines == ["step,mean,low,high", "0,1.2,1.2,1.2", "25,1.1,1.04,1.16", "50,1.0,0.94,1.06"]
-    assert (tmp_path / "curves/diversity_ratio.csv").read_text().splitlines()[-1] == "50,0.6,0.6,0.6"
+    assert (tmp_path / "curves/share.csv").read_text().splitlines() == ["step,mean,low,high", "25,0.5,0.5,0.5"]
 
 
 @pytest.mark.slow
@@ -34,8 +35,8 @@ def test_dvc_plots_show_and_diff_draw_bands_of_the_curves(tmp_path: Path) -> Non
     run(tmp_path, sys.executable, "-m", "dvc", "init", "--quiet")
     (tmp_path / ".dvc/plots").mkdir()
     (tmp_path / ".dvc/plots/interval.json").write_text((ROOT / ".dvc/plots/interval.json").read_text())
-    everything = {next(iter(next(iter(plot.values()))["y"])): numbers(0, 0)["seam_ratio"] for plot in plots}
-    entries = {name: {Path(file).stem: numbers(25, 0.5)["seam_ratio"] for file in everything} | {"step": 25} for name in ENTRIES}
+    everything = {next(iter(next(iter(plot.values()))["y"])): numbers(0, 0)["moss_cover"] for plot in plots}
+    entries = {name: {Path(file).stem: numbers(25, 0.5)["moss_cover"] for file in everything} | {"step": 25} for name in ENTRIES}
     write_curves(tmp_path / "reports/evaluate", entries)
     run(tmp_path, "git", "add", "--all")
     run(tmp_path, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "one")
