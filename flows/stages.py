@@ -154,7 +154,7 @@ def _judge(stage: str, code: int, lines: list[str], started: float) -> tuple[Out
         restored = f"Stage '{stage}' is cached - skipping run, checking out outputs" in lines
         return ("Restored" if restored else "Completed"), ""
     left = _last_exit(stage, started)
-    reason = left.get("reason") or _dvc_error("\n".join(lines)) or f"dvc ended with exit code {code}"
+    reason = left.get("reason") or _own_words(stage, lines) or _dvc_error("\n".join(lines)) or f"dvc ended with exit code {code}"
     return ("Preempted" if left.get("code") == PREEMPTED else "Failed"), str(reason)
 
 
@@ -165,6 +165,12 @@ def _last_exit(stage: str, started: float) -> dict[str, object]:
         return {}
     left: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
     return left if left.get("stage") == stage and left.get("code") else {}
+
+
+def _own_words(stage: str, lines: list[str]) -> str:
+    """Return what the stage printed of its failure, for one that could leave no word: its disk may be full."""
+    prefix = f"{stage}: error: "
+    return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), "")
 
 
 def _dvc_error(output: str) -> str:

@@ -7,17 +7,19 @@ non-zero exit.
 """
 
 import argparse
+import errno
 import inspect
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
 
-from tasks.state import exit_file, remember_seconds
+from tasks.state import exit_file, remember_seconds, repository_root
 from tasks.telemetry import telemetry_off
 from tlora.errors import SettingsError, TloraError
 from tlora.preemption import PREEMPTED, Preempted
@@ -47,7 +49,7 @@ def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) ->
     except TloraError as error:
         code, reason = BAD_INPUT, str(error)
     except OSError as error:
-        code, reason = BAD_INPUT, f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        code, reason = BAD_INPUT, _explain(error)
     except KeyboardInterrupt:
         code, reason = 128 + signal.SIGINT, "stopped by the keyboard or a signal"
     if code:
@@ -108,11 +110,16 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _explain(error: OSError) -> str:
+    reason = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return reason
+    return f"{reason}: free some below {repository_root()} and run it again, it goes on where it was"
+
+
 def _leave_exit(stage: str, code: int, reason: str, seconds: float) -> None:
     """Leave word for a flow's retry; DVC itself turns every failure into 255."""
-    try:
+    with suppress(OSError):  # the same full disk, for one; the reason has been said
         write_json(exit_file(), {"stage": stage, "code": code, "reason": reason, "pid": os.getpid()})
         if not code:
             remember_seconds(stage, seconds)
-    except OSError as error:
-        print(f"{stage}: could not leave .state/last_exit.json: {error}", file=sys.stderr)

@@ -82,6 +82,13 @@ def test_a_stage_that_left_no_word_gives_dvcs_reason_and_not_an_old_one(brickyar
 
 
 @pytest.mark.slow
+def test_a_stage_that_could_leave_no_word_gives_the_reason_that_it_printed(brickyard: Path):
+    (brickyard / "announce.sh").write_text("echo 'announce: error: No space left on device' >&2\nexit 2\n")
+    (brickyard / "double.txt").write_text("6\n6\n")
+    assert run_stage("announce", print).reason == "No space left on device"
+
+
+@pytest.mark.slow
 def test_a_preempted_stage_is_told_from_a_failed_one(brickyard: Path):
     (brickyard / "announce.sh").write_text(PREEMPTED_ONCE)
     (brickyard / "double.txt").write_text("6\n6\n")

@@ -144,7 +144,7 @@ def raising(error: BaseException) -> Callable[..., None]:
             2,
             "knead: error: No such file or directory: data/a.png",
         ),
-        (OSError(28, "No space left on device"), 2, "knead: error: No space left on device"),
+        (PermissionError(13, "Permission denied"), 2, "knead: error: Permission denied"),
         (KeyboardInterrupt(), 130, "knead: error: stopped by the keyboard or a signal"),
     ],
 )

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,42 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(unbroken: tuple[Path,
     assert again.exitcode == 0
     assert "is damaged" in (folder / "train.log").read_text()
     assert bytes_of(folder / "adapters") == bytes_of(unbroken[0] / "adapters")
+
+
+@pytest.fixture
+def small_disk(unbroken: tuple[Path, float], tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Make .state of a folder a disk with half the room that the run needs; called again, it has enough."""
+    folder = make_trainable(tmp_path / "full") / ".state"
+    needed = sum(file.stat().st_size for file in (unbroken[0] / ".state/train").rglob("*") if file.is_file())
+    if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("no right to mount a small disk: run as root")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    subprocess.run([*mount, f"size={needed // 2}", "tmpfs", str(folder)], check=True)
+    yield lambda: subprocess.run([*mount[:1], "-o", f"remount,size={needed * 4}", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_with_room_again_it_goes_on_to_the_same_bytes(
+    unbroken: tuple[Path, float], small_disk: Callable[[], None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "full"
+    log = folder / "train.log"
+    first = start(folder)
+    first.join()
+    assert first.exitcode == 2
+    last = log.read_text().splitlines()[-1]
+    told = f"train: error: No space left on device: free some below {folder} and run it again, it goes on where it was"
+    assert last == told, log.read_text()
+    assert "Traceback" not in log.read_text()
+    small_disk()
+    again = start(folder)
+    again.join()
+    assert again.exitcode == 0, log.read_text()
+    assert "going on from step" in log.read_text()
+    assert bytes_of(folder / "adapters") == bytes_of(unbroken[0] / "adapters")
+    steps = [json.loads(line)["step"] for line in (folder / "reports/train/log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, steps[-1] + 1))
 
 
 def test_another_setting_starts_afresh_and_names_it(unbroken: tuple[Path, float], tmp_path: Path) -> None:
