@@ -1,6 +1,6 @@
 """The page of a run and of a registered version, in the Markdown that MLflow's UI renders: what, how good, and the grid.
 
-A picture is shown from the run's artifacts by an address relative to the UI, which therefore holds wherever the server stands.
+Addresses are relative to the UI, and therefore hold wherever the server stands; a picture comes from the run's artifacts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +31,20 @@ def model_page(paragraphs: Sequence[str], table: str, facts: Mapping[str, str], 
     listed = "\n".join(f"- {name}: `{value}`" for name, value in facts.items() if value)
     picture = f"![evaluation grid]({_address(PREVIEW, run_id)})"
     return "\n\n".join([*paragraphs, table, picture, f"[The grid at full size]({_address(GRID, run_id)})", listed])
+
+
+def model_introduction(concept: str, trigger: str, base: str) -> str:
+    """Return what is said of a registered model, whichever its versions."""
+    return (
+        f"T-LoRA adapters of **{concept}** (trigger word `{trigger}`) for {base}. `champion` is the one in use, `challenger` the"
+        " newest, `previous` the champion before. The page of a version has its scores, its grid and what it was made from."
+    )
+
+
+def comparable_runs(experiment_id: str, evaluation_digest: str) -> str:
+    """Return a link to all runs that were evaluated with the same prompts, seeds, pictures and evaluator."""
+    wanted = quote(f"tags.evaluation_digest = '{evaluation_digest}'", safe="")
+    return f"[Runs evaluated in the same way](#/experiments/{experiment_id}/runs?searchFilter={wanted})"
 
 
 def metrics_table(checkpoints: Mapping[str, Mapping[str, Any]], chosen: str) -> str:

@@ -14,7 +14,7 @@ from tasks.choice import choose_checkpoint, objection_to_champion, read_evaluati
 from tasks.cli import run_stage
 from tasks.comparison import METRICS, PAGE, PICTURES, REPORTS, Meeting, show_comparison
 from tasks.data_changes import SinceChampion, say_since, since_to_markdown
-from tasks.model_page import GRID, PREVIEW, PREVIEW_WIDTH, metrics_table, model_page
+from tasks.model_page import GRID, PREVIEW, PREVIEW_WIDTH, comparable_runs, metrics_table, model_introduction, model_page
 from tasks.pages.scores import BASE
 from tasks.registration import Registration, leave_registration
 from tasks.story import Folders, Story, read_story
@@ -119,7 +119,7 @@ def _show_run(store: Store, story: Story, since: SinceChampion, grids: Path, art
     runs.log_pictures(store, run_id, "grid", pictures, again=SHOWN in run.data.tags)
     runs.log_preview(store, run_id, grids / "grid.png", PREVIEW, PREVIEW_WIDTH)
     runs.log_files(store, run_id, {**artifacts, str(Path(GRID).parent): grids / "grid.png"})
-    system = {"mlflow.source.git.commit": story.tags["git_commit"], "mlflow.note.content": _page(story, since, run_id)}
+    system = {"mlflow.source.git.commit": story.tags["git_commit"], "mlflow.note.content": _page(store, story, since, run_id)}
     tags = {**story.tags, **system, "host": str(story.record.get("host", "")), SHOWN: story.evaluation.digest}
     runs.log_params_and_tags(store, run, story.params(), tags)
     store.client.set_terminated(run_id, "FINISHED", story.ended)
@@ -139,11 +139,13 @@ def _show_version(
         drawing = parse_settings(versions.Drawing, story.evaluation.setup["drawing"], "metrics/evaluate.json: setup: drawing")
         served = versions.ServedModel(choice.folder, model, drawing, choice.metadata.step)
         version = versions.create_version(store, run_id, served, name, {**tags, versions.ADAPTER_DIGEST: choice.digest})
+        told = choice.metadata
+        versions.introduce_model(store, name, model_introduction(told.concept, told.trigger, told.base))
         news = [f"registered version {version.version} of {name}"]
     elif version.tags.get(SHOWN) != story.evaluation.digest:
         news.append("evaluated anew")
     if version.tags.get(SHOWN) != story.evaluation.digest:
-        store.client.update_model_version(name, version.version, _page(story, since, run_id))
+        store.client.update_model_version(name, version.version, _page(store, story, since, run_id))
         versions.set_version_tags(store, version, {**tags, SHOWN: story.evaluation.digest})
     return version, news
 
@@ -179,7 +181,7 @@ def _registration(store: Store, version: "ModelVersion", run_id: str, aliases: M
     )
 
 
-def _page(story: Story, since: SinceChampion, run_id: str) -> str:
+def _page(store: Store, story: Story, since: SinceChampion, run_id: str) -> str:
     choice, metadata = story.choice, story.choice.metadata
     gate = f"Not fit to be champion unasked: {story.objection}." if story.objection else "Passes the gate for a first champion."
     paragraphs = [
@@ -187,6 +189,7 @@ def _page(story: Story, since: SinceChampion, run_id: str) -> str:
         f"{story.evaluation.reason}.",
         gate,
         f"Data: {say_since(since)}.",
+        f"{comparable_runs(store.experiment_id, story.tags['evaluation_digest'])}.",
     ]
     return model_page(paragraphs, metrics_table(story.evaluation.checkpoints, choice.name), story.tags, run_id)
 

@@ -128,6 +128,12 @@ def aliases_of(store: Store, name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in store.client.get_registered_model(name).aliases.items()}
 
 
+def introduce_model(store: Store, name: str, description: str) -> None:
+    """Describe a registered model, unless somebody has."""
+    if not store.client.get_registered_model(name).description:
+        store.client.update_registered_model(name, description)
+
+
 def scores_of(store: Store, version: "ModelVersion") -> dict[str, float]:
     """Return the means that a version was measured with, by metric: its run's, at its step."""
     run = store.client.get_run(str(version.run_id))

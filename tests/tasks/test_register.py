@@ -107,6 +107,9 @@ def test_the_description_holds_the_scores_and_the_grid(finished_run: FinishedRun
     assert "| **checkpoint-000002** | 0.520 (0.400 to 0.600) | 0.520 (0.400 to 0.600) | 0.150 (0.100 to 0.200) |" in page
     assert f"![evaluation grid](get-artifact?path=grids%2Fpreview.png&run_uuid={only_run(client).info.run_id})" in page
     assert "Passes the gate for a first champion." in page
+    digest = client.get_model_version(NAME, "1").tags["evaluation_digest"]
+    assert f"(#/experiments/1/runs?searchFilter=tags.evaluation_digest%20%3D%20%27{digest}%27)" in page
+    assert client.get_registered_model(NAME).description.startswith("T-LoRA adapters of **brick** (trigger word `matbrk`) for")
 
 
 @pytest.mark.parametrize(
