@@ -6,7 +6,7 @@ This file is written beside the bands. It needs diffusers and peft, nothing else
     from diffusers import FluxPipeline
     import draw_bands
 
-    pipe = FluxPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", torch_dtype=torch.bfloat16).to("cuda")
+    pipe = FluxPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", dtype=torch.bfloat16).to("cuda")
     bands = draw_bands.load(pipe, "exported")
     picture = draw_bands.draw(pipe, bands, prompt="a matbrk wall").images[0]
 """
