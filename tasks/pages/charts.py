@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tasks.pages.axis import Axis, fit_axis, show, show_exactly
 from tasks.pages.page import escape
@@ -18,6 +19,12 @@ class Size:
     height: int
 
 
+SIGNS = {  # what stands for a checkpoint, around the origin
+    "front": '<circle class="dot" r="4"/>',
+    "beaten": '<circle class="hollow" r="4"/>',
+    "out": '<path class="cross" d="M-4-4L4 4M-4 4L4-4"/>',
+    "base": '<path class="square" d="M-4-4H4V4H-4Z"/>',
+}
 _CURVE, _FRONT, _LABEL = Size(360, 230), Size(440, 340), Size(34, 12)
 
 
@@ -48,12 +55,14 @@ class Dot:
         label: What stands beside it, if there is room.
         across: Where it stands from left to right.
         up: Where it stands from bottom to top.
+        kind: What it counts for: on the front or not, not eligible, or the base, which is no checkpoint.
     """
 
     name: str
     label: str
     across: Estimate
     up: Estimate
+    kind: Literal["front", "beaten", "out", "base"] = "front"
 
 
 def curve_chart(title: str, unit: str, dots: Sequence[Dot], base: Estimate | None, chosen: str | None) -> str:
@@ -82,26 +91,25 @@ def curve_chart(title: str, unit: str, dots: Sequence[Dot], base: Estimate | Non
     return _drawing(said + (f"; base {base}" if base else ""), parts, _CURVE)
 
 
-def front_chart(axes: tuple[str, str], dots: Sequence[Dot], front: Sequence[str], chosen: str | None) -> str:
-    """Return two metrics against each other; checkpoints that none beats in both are joined by a line.
+def front_chart(axes: tuple[str, str], dots: Sequence[Dot], chosen: str | None) -> str:
+    """Return two metrics against each other; those on the front are joined by a line.
 
     Args:
         axes: Names of both metrics, across and up; more is better in both.
         dots: A checkpoint each, the base among them.
-        front: Names of those that none beats.
         chosen: The recommended one, which is ringed.
     """
     across = fit_axis([end for dot in dots for end in (dot.across.low, dot.across.high)], _LEFT, _FRONT.width - _RIGHT)
     up = fit_axis([end for dot in dots for end in (dot.up.low, dot.up.high)], _FRONT.height - _BOTTOM, _TOP)
-    best = sorted((dot for dot in dots if dot.name in front), key=lambda dot: dot.across.mean)
+    best = sorted((dot for dot in dots if dot.kind == "front"), key=lambda dot: dot.across.mean)
     parts = [_frame(across, up, *axes, _FRONT)]
     parts += [_whiskers(dot, across, up) for dot in dots]
     parts.append(f'<polyline class="front" points="{_points(across, up, [(d.across.mean, d.up.mean) for d in best])}"/>')
-    parts += [_dot(dot, across, up, dot.name == chosen, "dot" if dot in best else "dot beaten") for dot in dots]
+    parts += [_dot(dot, across, up, dot.name == chosen) for dot in dots]
     wanted = sorted(dots, key=lambda dot: (dot.name != chosen, dot not in best))
     parts += _labels([(across.at(dot.across.mean) + 10, up.at(dot.up.mean) - 7, dot.label) for dot in wanted])
     names = ", ".join(dot.name for dot in best) or "none"
-    return _drawing(f"{axes[1]} against {axes[0]}; not beaten in both: {names}", parts, _FRONT)
+    return _drawing(f"{axes[1]} against {axes[0]}; on the front: {names}", parts, _FRONT)
 
 
 def _drawing(said: str, parts: Iterable[str], size: Size) -> str:
@@ -128,12 +136,12 @@ def _frame(across: Axis, up: Axis, across_name: str, up_name: str, size: Size) -
     )
 
 
-def _dot(dot: Dot, across: Axis, up: Axis, ringed: bool, kind: str = "dot") -> str:
+def _dot(dot: Dot, across: Axis, up: Axis, ringed: bool) -> str:
     if not (math.isfinite(dot.across.mean) and math.isfinite(dot.up.mean)):
         return ""
-    at = f'cx="{across.at(dot.across.mean)}" cy="{up.at(dot.up.mean)}"'
-    ring = f'<circle class="ring" {at} r="8"/>' if ringed else ""
-    return f'<g><title>{escape(dot.name)}: {dot.up}</title>{ring}<circle class="{kind}" {at} r="4"/></g>'
+    ring = '<circle class="ring" r="8"/>' if ringed else ""
+    at = f"translate({across.at(dot.across.mean)} {up.at(dot.up.mean)})"
+    return f'<g transform="{at}"><title>{escape(dot.name)}: {dot.up}</title>{ring}{SIGNS[dot.kind]}</g>'
 
 
 def _labels(wanted: Iterable[tuple[float, float, str]]) -> list[str]:

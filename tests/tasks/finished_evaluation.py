@@ -100,6 +100,7 @@ def numbers(step: int, progress: float) -> dict[str, Any]:
         "diversity_ratio": interval(1 - 0.4 * progress),
         "moss_cover": interval(1.2 - 0.2 * progress),
         "objections": ["not clearly above the base"] if progress < 0.4 and step else [],
+        "on_front": progress > 0.4 and step % 100 != 0,
     }
 
 

@@ -36,6 +36,14 @@ def test_a_metric_that_nobody_described_shows_by_itself(tmp_path: Path) -> None:
     assert "Moss cover by training step: 1.133 (1.073 to 1.193) at step 25, 1.000 (0.940 to 1.060) at step 75; base 1.200" in text
 
 
+def test_the_front_joins_those_that_evaluation_put_there(tmp_path: Path) -> None:
+    text = write_page(tmp_path, Shape(checkpoints=5)).read_text()
+    said, drawing = text.split("against Prompt following against the base; on the front: ")[1].split("</svg>")[0].split('">', 1)
+    assert said == "checkpoint-000125, checkpoint-000075"
+    counts = {kind: drawing.count(f'class="{kind}"') for kind in ("dot", "hollow", "cross", "square", "ring")}
+    assert counts == {"dot": 2, "hollow": 2, "cross": 1, "square": 1, "ring": 1}
+
+
 def test_no_recommendation_is_said_first(tmp_path: Path) -> None:
     files, adapter = lay_out(tmp_path, Shape())
     entries = {"base": {"step": 0}, "checkpoint-000025": {"step": 25, "objections": ["collapsed"]}}
