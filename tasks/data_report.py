@@ -1,42 +1,45 @@
-"""The data report: one HTML file with sizes, shapes, captions, problems and a contact sheet, that needs nothing beside it.
-
-File names and captions are other people's text, so all of it is escaped.
-"""
+"""The data report: one HTML file with sizes, shapes, captions, problems and a contact sheet, that needs nothing beside it."""
 
 import base64
-import html
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 
-from tasks.findings import Finding, summarise
-from tasks.inspection import THUMBNAIL_SIDE, Inspection
+from tasks.findings import Finding, count_severity
+from tasks.inspection import Inspection
+from tasks.pages.page import Section, escape, render_page, table
 from tlora.concept import Concept
+from tlora.views import ViewSettings, views_of
 
 _MOST_PICTURES = 300  # on the contact sheet, 1 MB of thumbnails
 _MOST_ROWS = 1000
 _SHAPES = ((1, 2), (9, 16), (2, 3), (3, 4), (4, 5), (1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1))
-_STYLE = f"""
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; }} td, th {{ text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; }}
-.error {{ color: #c62828; font-weight: 600; }} .warning {{ color: #b26a00; font-weight: 600; }}
-.bar {{ background: #6b8fb3; height: .8rem; }}
-.sheet {{ display: grid; grid-template-columns: repeat(auto-fill, minmax({THUMBNAIL_SIDE + 40}px, 1fr)); gap: 1rem; }}
-.sheet figure {{ margin: 0; }} .sheet figcaption {{ font-size: 13px; overflow-wrap: anywhere; }}
-.missing {{ width: {THUMBNAIL_SIDE}px; height: {THUMBNAIL_SIDE}px; border: 1px dashed #999; }}
-.held {{ outline: 3px solid #6b8fb3; outline-offset: 2px; }}
-"""
+_SIDES = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What the report is about: the concept, what was seen of each picture, and the names held out."""
+    """What the report is about.
+
+    Args:
+        concept: What the pictures are of.
+        inspections: What was seen of each.
+        held_out: Names held out.
+        views: How training sees them.
+        multiple: Sides of what training sees are multiples of this many pixels; None where the base model does not say.
+    """
 
     concept: Concept
     inspections: Sequence[Inspection]
     held_out: set[str]
+    views: ViewSettings
+    multiple: int | None
+
+    @property
+    def readable(self) -> list[Inspection]:
+        """Those that could be decoded."""
+        return [seen for seen in self.inspections if not seen.look.refused]
 
 
 def render_report(report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[str], bytes]) -> str:
@@ -47,17 +50,15 @@ def render_report(report: DataReport, findings: Sequence[Finding], thumbnail: Ca
         findings: What was found, sorted.
         thumbnail: By digest of the picture, a JPEG, or no bytes; asked for only where it is shown.
     """
-    name = html.escape(report.concept.name)
     sections = [
-        _summary(report, findings),
-        _problems(findings),
-        _histogram("Shapes, as width to height", (shape_of(s.look.width, s.look.height) for s in _readable(report))),
-        _histogram("Shorter side in pixels", (_size_class(min(s.look.width, s.look.height)) for s in _readable(report))),
-        _captions(report),
-        _contact_sheet(report, findings, thumbnail),
+        Section("problems", "Problems", _problems(findings)),
+        Section("pictures", "Pictures", *_contact_sheet(report, findings, thumbnail)),
+        Section("buckets", "What training sees", _buckets(report)),
+        Section("shapes", "Shapes", _bars("width to height", (shape_of(*_size(seen)) for seen in report.readable))),
+        Section("sizes", "Sizes", _bars("shorter side, pixels", (_size_class(min(_size(seen))) for seen in report.readable))),
+        Section("captions", "Captions", _captions(report)),
     ]
-    head = f'<meta charset="utf-8"><title>Data of {name}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(sections) + "\n</body></html>\n"
+    return render_page(f"Data of {report.concept.name}", _opening(report, findings), sections)
 
 
 def shape_of(width: int, height: int) -> str:
@@ -71,56 +72,61 @@ def shape_of(width: int, height: int) -> str:
     return f"{across}:{down}"
 
 
-def _readable(report: DataReport) -> list[Inspection]:
-    return [seen for seen in report.inspections if not seen.look.refused]
-
-
-def _summary(report: DataReport, findings: Sequence[Finding]) -> str:
-    total, held = len(_readable(report)), len(report.held_out)
-    counts = f"{total} readable pictures, {total - held} to train on and {held} held out"
-    trigger = html.escape(report.concept.trigger)
-    title = f"<h1>Data of {html.escape(report.concept.name)}</h1>"
-    return f"{title}<p>{counts}. Trigger word: <b>{trigger}</b>. Found: {summarise(findings)}.</p>"
+def _opening(report: DataReport, findings: Sequence[Finding]) -> str:
+    errors, warnings = count_severity(findings, "error"), count_severity(findings, "warning")
+    verdict = f"{_count(errors, 'error')} to put right before anything is trained" if errors else "Nothing stops training"
+    trigger = (
+        f"Trigger word: <code>{escape(report.concept.trigger)}</code>. <code>make fix</code> puts right what needs no judgement."
+    )
+    numbers = (
+        (len(report.readable) - len(report.held_out), "trained on"),
+        (len(report.held_out), "held out"),
+        (len(report.inspections) - len(report.readable), "not readable"),
+        (errors, "errors"),
+        (warnings, "warnings"),
+    )
+    boxes = "".join(f'<div class="number"><b>{number}</b><span>{what}</span></div>' for number, what in numbers)
+    kind = "verdict none" if errors else "verdict"
+    return f'<div class="{kind}"><strong>{verdict}</strong><p>{trigger}</p></div><div class="numbers">{boxes}</div>'
 
 
 def _problems(findings: Sequence[Finding]) -> str:
     if not findings:
-        return "<h2>Problems</h2><p>None was found.</p>"
+        return "<p>None was found.</p>"
     rows = [
-        f'<tr><td class="{f.severity}">{f.severity}</td><td>{html.escape(f.kind)}</td><td>{html.escape(f.file)}</td>'
-        f"<td>{html.escape(f.reason)}</td><td>{html.escape(f.remedy)}</td></tr>"
+        (escape(f.file), f'<span class="{f.severity}">{f.severity}</span>', escape(f.kind), escape(f.reason), escape(f.remedy))
         for f in findings[:_MOST_ROWS]
     ]
     left = f"<p>{len(findings) - _MOST_ROWS} more are in findings.json.</p>" if len(findings) > _MOST_ROWS else ""
-    head = "<tr><th></th><th>kind</th><th>file</th><th>what is wrong</th><th>what to do</th></tr>"
-    return f"<h2>Problems</h2><table>{head}{''.join(rows)}</table>{left}"
+    return table(("file", "", "kind", "what is wrong", "what to do"), rows) + left
 
 
-def _histogram(title: str, values: Iterable[str]) -> str:
+def _buckets(report: DataReport) -> str:
+    if report.multiple is None:
+        return "<p>The base model is not on this machine, so the sizes that it takes are not known.</p>"
+    views = [views_of(_size(seen), report.views, report.multiple)[0] for seen in report.readable]
+    how = "cut to a square" if report.views.center_crop else "in buckets that keep their shape"
+    return f"<p>Scaled and {how}.</p>" + _bars("pixels", (f"{view.width} x {view.height}" for view in views))
+
+
+def _bars(what: str, values: Iterable[str]) -> str:
     counts = Counter(values)
     most = max(counts.values(), default=1)
     rows = [
-        f'<tr><td>{html.escape(value)}</td><td>{n}</td><td><div class="bar" style="width:{240 * n // most}px"></div></td></tr>'
+        (escape(value), str(n), f'<div class="bar" style="width:{240 * n // most}px"></div>')
         for value, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
-    return f"<h2>{title}</h2><table>{''.join(rows)}</table>"
-
-
-def _size_class(side: int) -> str:
-    limits = (64, 128, 256, 512, 1024, 2048, 4096)
-    return next((f"below {limit}" for limit in limits if side < limit), f"{limits[-1]} and more")
+    return table((what, "pictures", ""), rows)
 
 
 def _captions(report: DataReport) -> str:
-    pictures: dict[str, int] = Counter(seen.caption or "" for seen in report.inspections)
-    rows = [
-        f"<tr><td>{count}</td><td>{html.escape(caption) or '<i>none</i>'}</td></tr>"
-        for caption, count in sorted(pictures.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_ROWS]
-    ]
-    return f"<h2>Captions</h2><p>{len(pictures)} distinct.</p><table>{''.join(rows)}</table>"
+    counts = Counter(seen.caption or "" for seen in report.inspections)
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    rows = [(str(count), escape(caption) or "<i>none</i>") for caption, count in ordered[:_MOST_ROWS]]
+    return f"<p>{len(counts)} distinct.</p>" + table(("pictures", "caption"), rows)
 
 
-def _contact_sheet(report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[str], bytes]) -> str:
+def _contact_sheet(report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[str], bytes]) -> tuple[str, str]:
     problems: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         problems[finding.file].append(finding)
@@ -130,16 +136,26 @@ def _contact_sheet(report: DataReport, findings: Sequence[Finding], thumbnail: C
         _figure(seen, seen.picture in report.held_out, problems[seen.picture], thumbnail(seen.sha256))
         for seen in ordered[:_MOST_PICTURES]
     ]
-    return f'<h2>Pictures</h2><p>Framed: held out. {note}</p><div class="sheet">{"".join(figures)}</div>'
+    return f'<div class="sheet">{"".join(figures)}</div>', f"Framed: held out. {note}"
 
 
 def _figure(seen: Inspection, held_out: bool, problems: Sequence[Finding], thumbnail: bytes) -> str:
-    name = html.escape(seen.picture)
-    frame = ' class="held"' if held_out else ""
+    name = escape(seen.picture)
     source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}"
-    drawn = f'<img{frame} alt="{name}" src="{source}">' if thumbnail else '<div class="missing"></div>'
-    kinds = " ".join(f'<span class="{p.severity}">{html.escape(p.kind)}</span>' for p in problems)
+    drawn = f'<img alt="{name}" src="{source}">' if thumbnail else '<div class="missing"></div>'
+    kinds = " ".join(f'<span class="{p.severity}">{escape(p.kind)}</span>' for p in problems)
     size = f"{seen.look.width} x {seen.look.height}" if not seen.look.refused else "not readable"
-    return (
-        f"<figure>{drawn}<figcaption><b>{name}</b><br>{size}<br>{html.escape(seen.caption or '')} {kinds}</figcaption></figure>"
-    )
+    text = f"<b>{name}</b><br>{size}<br>{escape(seen.caption or '')} {kinds}"
+    return f"<figure{' class=held' if held_out else ''}>{drawn}<figcaption>{text}</figcaption></figure>"
+
+
+def _size(seen: Inspection) -> tuple[int, int]:
+    return seen.look.width, seen.look.height
+
+
+def _size_class(side: int) -> str:
+    return next((f"below {limit}" for limit in _SIDES if side < limit), f"{_SIDES[-1]} and more")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -35,7 +35,7 @@ from tasks.fixes import Room, apply_fixes
 from tasks.inspection import Inspection, inspect_pictures, looks_file
 from tasks.looks import LookStore
 from tasks.state import state_folder
-from tlora.base_model import ModelSpec
+from tlora.base_model import ModelSpec, picture_multiple
 from tlora.colour import Refused
 from tlora.concept import Concept, read_concept
 from tlora.errors import ModelError, PictureError
@@ -43,7 +43,7 @@ from tlora.manifest import PictureItem, Split, build_manifest, manifest_to_json,
 from tlora.pictures import list_pictures
 from tlora.progress import show_progress
 from tlora.tokens import TextSettings, load_tokenizers
-from tlora.views import ViewSettings
+from tlora.views import ViewSettings, views_of
 from tlora.whole_file import write_json, write_text
 
 
@@ -85,13 +85,16 @@ def validate(
     """
     for name in ("train.json", "held_out.json"):
         (manifest / name).unlink(missing_ok=True)  # of an earlier run by hand; DVC removes them itself
-    described = read_concept(concept)
+    described, multiple = read_concept(concept), picture_multiple(model)
+    if multiple:
+        views_of((multiple, multiple), cache_latents, multiple)  # refuses a resolution that the base model does not take
     looks = looks_file(state_folder("cache", "validate"), cache_latents.resolution)
     examine = partial(_examine, settings, model, cache_latents, cache_prompts, data, described, looks)
     seen = examine()
     if fix and _fix(seen, data, described):
         seen = examine()
-    _write_reports(report, seen.findings, DataReport(described, seen.inspections, seen.held_out), looks)
+    about = DataReport(described, seen.inspections, seen.held_out, cache_latents, multiple)
+    _write_reports(report, seen.findings, about, looks)
     _say(seen.findings, seen.split, report)
     _refuse_errors(seen.findings, report)
     write_json(manifest / "train.json", manifest_to_json(seen.split.train))

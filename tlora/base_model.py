@@ -1,6 +1,7 @@
 """Which base model is meant, whether it can be had, and what identifies its bytes: known before any weight is loaded."""
 
 import hashlib
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -78,6 +79,26 @@ def base_digest(spec: ModelSpec, *parts: str) -> str:
             digest.update(file.relative_to(spec.path).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def local_folder(spec: ModelSpec) -> Path:
+    """Return where the base model's files are on this machine, or would be: the folder, or the hub's snapshot."""
+    if spec.is_folder:
+        return Path(spec.path)
+    stored = hub_folder() / f"models--{spec.path.replace('/', '--')}"
+    revision = spec.revision or "main"
+    reference = stored / "refs" / revision
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    return stored / "snapshots" / commit
+
+
+def picture_multiple(spec: ModelSpec) -> int | None:
+    """Return of how many pixels the sides of pictures must be multiples: twice the VAE's factor; None if it is not here."""
+    try:
+        config = json.loads((local_folder(spec) / "vae" / "config.json").read_text(encoding="utf-8"))
+        return int(2 ** len(config["block_out_channels"]))  # each level but the first halves, and latents are packed two by two
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def hub_folder() -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 
-from tlora.base_model import ModelSpec, hub_folder
+from tlora.base_model import ModelSpec, local_folder
 from tlora.errors import ModelError
 
 
@@ -50,7 +50,7 @@ def load_tokenizers(spec: ModelSpec, max_sequence_length: int) -> tuple[CaptionT
     Raises:
         ModelError: If the base model is not on this machine, or its tokenizers cannot be read.
     """
-    folder = _local_folder(spec)
+    folder = local_folder(spec)
     require_vocabularies(folder)
     try:
         clip = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
@@ -85,13 +85,3 @@ def truncate_caption(tokenizer: CaptionTokenizer, caption: str) -> tuple[str, st
     encoded = tokenizer.tokenizer(caption, truncation=True, max_length=tokenizer.limit, return_offsets_mapping=True)
     end = max((stop for _, stop in encoded["offset_mapping"]), default=0)
     return caption[:end], caption[end:].strip()
-
-
-def _local_folder(spec: ModelSpec) -> Path:
-    if spec.is_folder:
-        return Path(spec.path)
-    stored = hub_folder() / f"models--{spec.path.replace('/', '--')}"
-    revision = spec.revision or "main"
-    reference = stored / "refs" / revision
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-    return stored / "snapshots" / commit

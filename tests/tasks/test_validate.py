@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks.data_folder import findings, run, texture
+from tests.tasks.data_folder import findings, run, texture, tokenizers_only
 from tests.tasks.picture_corpus import make_corpus
 from tlora.base_model import ModelSpec
-from tlora.errors import PictureError
+from tlora.errors import PictureError, SettingsError
 from tlora.manifest import read_manifest
 
 
@@ -75,7 +75,19 @@ def test_the_report_stands_alone_and_escapes_other_peoples_text(data: Path, base
     page = Path("reports/validate/report.html").read_text()
     assert page.count('src="data:image/jpeg;base64,') == 7
     assert "&lt;script&gt;matbrk&lt;/script&gt;" in page
-    assert not re.search(r"<script|https?://|<b>\.png", page)
+    assert not re.search(r"<script>matbrk|https?://|<b>\.png", page)
+
+
+def test_a_resolution_that_the_base_does_not_take_is_refused_before_a_picture_is_read(
+    data: Path, base: ModelSpec, tmp_path: Path
+) -> None:
+    tokenizers_only(tmp_path / "with_vae")
+    (tmp_path / "with_vae" / "vae").mkdir()
+    (tmp_path / "with_vae" / "vae" / "config.json").write_text('{"block_out_channels": [8, 8, 8, 8, 8, 8, 8]}')
+    for path in data.iterdir():
+        path.unlink()
+    with pytest.raises(SettingsError, match="resolution must be a multiple of 128 for this base model, got 64: use 128"):
+        run(ModelSpec(str(tmp_path / "with_vae")))
 
 
 def test_nothing_is_written_beside_the_pictures(data: Path, base: ModelSpec) -> None:
