@@ -14,8 +14,7 @@ from tasks.pages.axis import show_exactly
 from tasks.pages.gallery import Gallery, render_gallery
 from tasks.pages.inline import inline_pictures
 from tasks.pages.page import Section, escape, render_page, table
-from tasks.pages.scores import BASE, estimate_of, metric_names, show_estimate
-from tasks.pages.wording import describe
+from tasks.pages.scores import BASE, estimate_of, metric_head, metric_names, show_estimate
 
 CHAMPION_COLUMN, NEW_COLUMN = "champion", "new"
 _MADE_FROM = {
@@ -106,8 +105,7 @@ def _scores(new: Contender, champion: Contender, comparable: bool) -> str:
     for metric in metric_names({NEW_COLUMN: new.scores, CHAMPION_COLUMN: champion.scores}):
         ours, theirs = estimate_of(new.scores.get(metric)), estimate_of(champion.scores.get(metric))
         difference = show_exactly(ours.mean - theirs.mean, signed=True) if comparable and ours and theirs else "–"
-        label = f'<span title="{escape(describe(metric).meaning)}">{escape(describe(metric).label)}</span>'
-        rows.append([label, show_estimate(theirs), show_estimate(ours), difference])
+        rows.append([metric_head(metric), show_estimate(theirs), show_estimate(ours), difference])
     return table(["metric", escape(champion.title), escape(new.title), "difference"], rows)
 
 

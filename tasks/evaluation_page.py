@@ -4,25 +4,26 @@ Built from the files that evaluation left, so a number that is new in metrics/ev
 is not a function of the inputs: DVC hashes it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.album import CHECKPOINTS, SCALES, Album, are_small, read_album
-from tasks.choice import Evaluation, read_evaluation
-from tasks.lineage import adapter_lineage, evaluation_lineage
+from tasks.choice import Evaluation, read_evaluation, read_json
+from tasks.lineage import adapter_lineage, evaluation_lineage, listing
 from tasks.pages.axis import show_exactly
 from tasks.pages.charts import Estimate
 from tasks.pages.front import front_figure
 from tasks.pages.gallery import Gallery, render_gallery
 from tasks.pages.inline import inline_pictures, inline_thumbnail
 from tasks.pages.page import Section, escape, facts, render_page
-from tasks.pages.scores import BASE, curves, estimate_of, in_order, score_table
+from tasks.pages.scores import BASE, curves, estimate_of, in_order, number_table, score_table
 from tasks.pages.wording import describe
 from tlora.checkpoint import AdapterMetadata
 from tlora.manifest import PictureItem, read_manifest
 from tlora.pictures import decode_picture
 
-_TITLES = {CHECKPOINTS: "Pictures", SCALES: "Strengths of the adapter"}
 _HEADLINE = ("similarity_gain", "prompt_following", "diversity_ratio")
 _MOST_THUMBNAILS, _THUMBNAIL_SIDE = 36, 160
 
@@ -54,15 +55,15 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
         adapter: Metadata of any of the checkpoints.
     """
     evaluation, album = read_evaluation(files.metrics), read_album(files.album)
-    entries, chosen = evaluation.checkpoints, evaluation.recommended
+    entries, chosen, told = evaluation.checkpoints, evaluation.recommended, read_json(files.metrics)
     front = front_figure(entries, chosen)
     sections = [
-        *_galleries(evaluation, album),
+        *_galleries(evaluation, album, told.get("scales", {})),
         *([Section("front", "Concept against prompts", front, _FRONT_LEAD)] if front else []),
         Section("curves", "Curves", curves(entries, chosen), _CURVES_LEAD),
         Section("scores", "Scores", score_table(entries, chosen)),
         _data(files),
-        _lineage(files, evaluation, adapter),
+        _lineage(files, evaluation, adapter, told.get("rule", {})),
     ]
     return render_page(f"{adapter.concept} on {Path(adapter.base).name}: evaluation", _opening(evaluation, album), sections)
 
@@ -100,18 +101,21 @@ def _number(name: str, number: Estimate | None) -> str:
     return f'<div class="number"><span>{escape(describe(name).label)}</span><b>{value}</b><span>{interval}</span></div>'
 
 
-def _galleries(evaluation: Evaluation, album: Album) -> list[Section]:
+def _galleries(evaluation: Evaluation, album: Album, strengths: Mapping[str, Any]) -> list[Section]:
     """Return a section for each group of pictures; all groups share one budget of bytes."""
     files = [file for columns in album.groups.values() for rows in columns.values() for row in rows for file in row]
-    uris = inline_pictures(files)
-    exact = are_small(files)
+    uris, exact = inline_pictures(files), are_small(files)
     labels = {name: f"step {entry.get('step')}" for name, entry in evaluation.checkpoints.items() if name != BASE}
+    shown, entries = strengths.get("checkpoint"), {str(entry["scale"]): entry for entry in strengths.get("entries", [])}
+    labels |= {f"{shown} x {scale}": f"× {scale}" for scale in entries}
+    titles = {CHECKPOINTS: "Pictures", SCALES: f"Strengths of {shown}"}
+    below = {SCALES: number_table("strength", {f"× {scale}": entry for scale, entry in entries.items()}) if entries else ""}
     sections = []
     for group, columns in album.groups.items():
         seeds = album.seeds[: min(len(row) for rows in columns.values() for row in rows)]
         gallery = Gallery(group, columns, labels, album.prompts, seeds, evaluation.recommended)
-        title = _TITLES.get(group, group.replace("_", " ").capitalize())
-        sections.append(Section(f"pictures-{group}", title, render_gallery(gallery, uris, exact)))
+        body = render_gallery(gallery, uris, exact) + below.get(group, "")
+        sections.append(Section(f"pictures-{group}", titles.get(group, group.capitalize()), body))
     return sections
 
 
@@ -137,9 +141,10 @@ def _thumbnail(folder: Path, item: PictureItem, kind: str) -> str:
     return f'<figure class="{kind}"><img alt="{alt}" src="{uri}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _lineage(files: EvaluationFiles, evaluation: Evaluation, adapter: AdapterMetadata) -> Section:
+def _lineage(files: EvaluationFiles, evaluation: Evaluation, adapter: AdapterMetadata, rule: Mapping[str, Any]) -> Section:
     setup = evaluation.setup
     told = adapter_lineage(adapter) | evaluation_lineage(setup, read_manifest(files.manifest), read_manifest(files.held_out))
+    told["Rule of choice"] = listing(rule)
     pairs = [(name, f"<code>{escape(value)}</code>" if value else "") for name, value in told.items()]
     listed = "".join(f"<li>{escape(prompt)}</li>" for prompt in setup["prompts"])
     return Section(

@@ -44,5 +44,15 @@ def evaluation_lineage(setup: Mapping[str, Any], train: Manifest, held_out: Mani
         "Training pictures": f"{len(train.items)}, manifest {train.digest}",
         "Held-out pictures": f"{len(held_out.items)}, manifest {held_out.digest}",
         "Seeds": ", ".join(str(seed) for seed in setup.get("seeds", [])),
-        "Drawing": ", ".join(f"{name} {value}" for name, value in sorted(dict(setup.get("drawing", {})).items())),
+        "Drawing": listing(setup.get("drawing", {})),
     }
+
+
+def listing(values: Mapping[str, Any]) -> str:
+    """Return names and values in a line.
+
+    Example:
+        >>> listing({"width": 64, "height": 32})
+        'height 32, width 64'
+    """
+    return ", ".join(f"{name} {value}" for name, value in sorted(values.items()))

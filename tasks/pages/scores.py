@@ -10,6 +10,7 @@ from tasks.pages.page import escape, table
 from tasks.pages.wording import KNOWN, describe
 
 BASE = "base"
+_NO_METRICS = ("step", "scale")  # numbers that say what was measured, not how good it is
 Entries = Mapping[str, Mapping[str, Any]]  # checkpoint -> its numbers, as metrics/evaluate.json has them
 
 
@@ -26,7 +27,9 @@ def estimate_of(value: Any) -> Estimate | None:
 
 def metric_names(entries: Entries) -> list[str]:
     """Return the metrics that any checkpoint has a number of: those described in words first, then the others by name."""
-    found = {name for entry in entries.values() for name, value in entry.items() if name != "step" and estimate_of(value)}
+    found = {
+        name for entry in entries.values() for name, value in entry.items() if name not in _NO_METRICS and estimate_of(value)
+    }
     return [name for name in KNOWN if name in found] + sorted(found - KNOWN.keys())
 
 
@@ -39,7 +42,7 @@ def score_table(entries: Entries, chosen: str | None) -> str:
     """Return a row for the base and each checkpoint, a column for each metric, and why a checkpoint is not eligible."""
     metrics, names = metric_names(entries), in_order(entries)
     objections = any(entries[name].get("objections") for name in names)
-    head = ["checkpoint", *(f'<span title="{escape(describe(m).meaning)}">{escape(describe(m).label)}</span>' for m in metrics)]
+    head = ["checkpoint", *(metric_head(metric) for metric in metrics)]
     rows = [
         [
             escape(name) + ('<span class="badge">recommended</span>' if name == chosen else ""),
@@ -51,6 +54,20 @@ def score_table(entries: Entries, chosen: str | None) -> str:
     return table(
         [*head, *(["not eligible because"] if objections else [])], rows, [i for i, n in enumerate(names) if n == chosen]
     )
+
+
+def number_table(head: str, entries: Entries) -> str:
+    """Return a row for each entry, a column for each metric."""
+    metrics = metric_names(entries)
+    rows = [
+        [escape(name), *(show_estimate(estimate_of(entry.get(metric))) for metric in metrics)] for name, entry in entries.items()
+    ]
+    return table([escape(head), *(metric_head(metric) for metric in metrics)], rows)
+
+
+def metric_head(metric: str) -> str:
+    """Return the name of a metric, with its meaning for whoever points at it."""
+    return f'<span title="{escape(describe(metric).meaning)}">{escape(describe(metric).label)}</span>'
 
 
 def show_estimate(estimate: Estimate | None) -> str:

@@ -68,7 +68,8 @@ def evaluation(
 ) -> dict[str, Any]:
     """Return what metrics/evaluate.json holds."""
     found = {"recommended": recommended, "reason": reason, "checkpoints": entries, "failures": failures}
-    return {**found, "setup": setup or {"prompts": []}}
+    strengths = {"checkpoint": recommended, "entries": [{"scale": s, **numbers(1, s / 2)} for s in (0.5, 1.5)]}
+    return {**found, "setup": setup or {"prompts": []}, "scales": strengths, "rule": {"min_diversity_ratio": 0.5}}
 
 
 def drawn(column: int, shape: Shape) -> list[list[Image.Image]]:

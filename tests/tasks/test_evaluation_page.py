@@ -44,6 +44,14 @@ def test_the_front_joins_those_that_evaluation_put_there(tmp_path: Path) -> None
     assert counts == {"dot": 2, "hollow": 2, "cross": 1, "square": 1, "ring": 1}
 
 
+def test_strengths_are_shown_with_their_numbers(tmp_path: Path) -> None:
+    text = write_page(tmp_path).read_text()
+    section = text[text.index("<h2>Strengths of checkpoint-000075</h2>") :].split("</section>")[0]
+    assert "<figcaption>× 0.5</figcaption>" in section
+    assert '<th scope="row">× 1.5</th><td>0.260<small>0.200 to 0.320</small></td>' in section
+    assert "<code>min_diversity_ratio 0.5</code>" in text
+
+
 def test_no_recommendation_is_said_first(tmp_path: Path) -> None:
     files, adapter = lay_out(tmp_path, Shape())
     entries = {"base": {"step": 0}, "checkpoint-000025": {"step": 25, "objections": ["collapsed"]}}
