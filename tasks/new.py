@@ -19,7 +19,7 @@ from tasks.dvc_command import run_dvc
 from tasks.state import state_folder
 from tlora.concept import parse_concept
 from tlora.errors import PictureError, SettingsError, TloraError
-from tlora.pictures import FOREIGN_SUFFIXES, MASK_ENDING, caption_path, list_pictures, mask_path
+from tlora.pictures import FOREIGN_SUFFIXES, MASK_ENDING, SUFFIXES, caption_path, list_pictures, mask_path
 from tlora.whole_file import write_text
 
 DATA = Path("data")
@@ -81,8 +81,8 @@ def new(source: Path, trigger: str, name: str = "", *, replace: bool = False) ->
         PictureError: If there are fewer than two pictures, or others are there already.
         SettingsError: If trigger or name cannot be used.
     """
-    concept = _render_concept(name or re.sub(r"[^a-z0-9]+", "-", trigger.lower()).strip("-"), trigger)
-    pictures = list_pictures(source)
+    concept = _render_concept(name or _name_of(trigger), trigger)
+    pictures = _list_source(source)
     if len(pictures) < 2:
         raise PictureError(f"{source}: holds one picture, and 2 are needed, one of them held out: add one, or cut it in two")
     _require_room(source, replace=replace)
@@ -113,19 +113,25 @@ def add_to_dvc() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tasks.new", description="Start with your own pictures.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of pictures, with or without same-name .txt captions")
+    parser.add_argument("--data", required=True, help="folder of pictures, with or without same-name .txt captions")
     parser.add_argument("--trigger", required=True, help="a rare word that comes to mean them, such as matbrk")
     parser.add_argument("--name", default="", help="short name of the concept, by default made of the trigger word")
     parser.add_argument("--replace", action="store_true", help="let pictures that are there already make way")
     options = parser.parse_args(arguments)
     try:
-        copied = new(options.data.expanduser(), options.trigger, options.name, replace=options.replace)
+        if not options.data:
+            raise PictureError("--data: give the folder of your pictures: make new DATA=~/bricks TRIGGER=matbrk")
+        copied = new(Path(options.data).expanduser(), options.trigger, options.name, replace=options.replace)
         add_to_dvc()
-    except (TloraError, OSError) as error:
-        print(f"new: error: {error}", file=sys.stderr)
-        return 2
-    print(_next_steps(copied, options.trigger))
-    return 0
+    except TloraError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
+    else:
+        print(_next_steps(copied, options.trigger))
+        return 0
+    print(f"new: error: {reason}", file=sys.stderr)
+    return 2
 
 
 def _render_concept(name: str, trigger: str) -> str:
@@ -138,6 +144,37 @@ def _render_concept(name: str, trigger: str) -> str:
     if read_back != trigger:
         raise SettingsError(f"--trigger {trigger!r}: use letters and digits, such as matbrk")
     return text
+
+
+def _name_of(trigger: str) -> str:
+    if not trigger.strip():
+        raise SettingsError(
+            "--trigger: give the word that comes to mean your pictures, such as matbrk (make new ... TRIGGER=matbrk)"
+        )
+    name = re.sub(r"[^a-z0-9]+", "-", trigger.lower()).strip("-")
+    if not name:
+        raise SettingsError(f"--trigger {trigger!r}: makes no name of a-z and 0-9: give one, such as --name bricks (NAME=bricks)")
+    return name
+
+
+def _list_source(source: Path) -> list[Path]:
+    """List the pictures of the user's folder, or say where they are instead.
+
+    Raises:
+        PictureError: If there is no such folder, or it holds no pictures.
+    """
+    if not source.is_dir():
+        raise PictureError(
+            f"{source}: {'not a folder' if source.exists() else 'no such folder'}: give the one with your pictures"
+        )
+    try:
+        return list_pictures(source)
+    except PictureError:
+        below = {p.parent.relative_to(source).as_posix() for p in source.rglob("*") if p.suffix.lower() in SUFFIXES}
+        if not below - {"."}:
+            raise
+        shown = ", ".join(sorted(below)[:3]) + (" ..." if len(below) > 3 else "")
+        raise PictureError(f"{source}: its pictures are in subfolders ({shown}): give one of those, or move them up") from None
 
 
 def _require_room(source: Path, *, replace: bool) -> None:
@@ -163,16 +200,20 @@ def _copy(picture: Path, folder: Path, trigger: str) -> bool:
     if caption.is_file():
         shutil.copyfile(caption, target.with_suffix(".txt"))
         return False
+    if target.with_suffix(".txt").exists():
+        return False  # of another picture of this name, wall.jpg beside wall.png: they share it, and validation says so
     target.with_suffix(".txt").write_text(_CAPTION.format(trigger=trigger) + "\n", encoding="utf-8")
     return True
 
 
 def _put_aside() -> None:
-    if IMAGES.exists() and any(IMAGES.iterdir()):
+    """Keep what stands where the new data go, concept.yaml too: a person may have worked on it."""
+    standing = [path for path in (SOURCES, CONCEPT) if path.exists()]
+    standing += [IMAGES] if IMAGES.exists() and any(IMAGES.iterdir()) else []
+    if standing:
         kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
-        for path in (IMAGES, SOURCES, CONCEPT):
-            if path.exists():
-                shutil.move(path, kept / path.name)
+        for path in standing:
+            shutil.move(path, kept / path.name)
         print(f"new: what was there is kept in {kept}")
     shutil.rmtree(IMAGES, ignore_errors=True)
 

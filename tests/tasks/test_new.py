@@ -114,6 +114,38 @@ def test_a_wrong_folder_is_one_line_and_exit_2(bricks: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.startswith("new: error: nowhere: no such folder")
 
 
+def test_a_hostile_folder_is_one_line_that_says_what_to_do(bricks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("nested/walls").mkdir(parents=True)
+    texture(1).save("nested/walls/a.png")
+    Path("empty").mkdir()
+    Path("blocked").mkdir()
+    for name in ("a", "b"):
+        texture(2).save(f"blocked/{name}.png")
+    Path("data").write_text("a file where the folder belongs")
+    for data, trigger, reason in (
+        ("", "matbrk", "--data: give the folder of your pictures: make new DATA=~/bricks TRIGGER=matbrk"),
+        (str(bricks), "", "--trigger: give the word that comes to mean your pictures, such as matbrk"),
+        (str(bricks), "煉瓦", "--trigger '煉瓦': makes no name of a-z and 0-9: give one, such as --name bricks"),
+        ("nested", "matbrk", "nested: its pictures are in subfolders (walls): give one of those, or move them up"),
+        ("empty", "matbrk", "empty: holds no pictures"),
+        ("blocked", "matbrk", "data: File exists"),
+    ):
+        assert main(["--data", data, "--trigger", trigger]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"new: error: {reason}")
+        assert error.count("\n") == 1
+    assert Path("data").read_text() == "a file where the folder belongs"
+
+
+def test_a_concept_that_somebody_worked_on_is_kept_also_where_no_pictures_were(bricks: Path) -> None:
+    Path("concept.yaml").write_text("# an evening's work\n")
+    texture(1).save(bricks / "wall 1.png")
+    copied = new(bricks, "matbrk")
+    (kept,) = Path(".state/replaced").iterdir()
+    assert (kept / "concept.yaml").read_text() == "# an evening's work\n"
+    assert (copied.pictures, copied.captions_written) == (6, 4)  # wall 1.png has its caption in common with wall 1.JPG
+
+
 @pytest.mark.slow
 def test_the_command_adds_the_data_to_dvc_and_says_what_to_do_next(bricks: Path) -> None:
     for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
