@@ -1,8 +1,10 @@
 """Which base model is meant, whether it can be had, and what identifies its bytes: known before any weight is loaded."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Literal
 from tlora.errors import ModelError
 
 HUB_MODEL_BYTES = 34e9  # FLUX.1 in diffusers' layout, without the single-file copy
+OLDEST_TORCH = (2, 5)
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -41,6 +44,21 @@ class ModelSpec:
     def name(self) -> str:
         """The last part of the path, for names of models and files."""
         return Path(self.path).name
+
+
+def require_torch() -> None:
+    """Check, without importing it, that torch is new enough.
+
+    Raises:
+        ModelError: Naming the version that is there and the one that is needed.
+    """
+    have = importlib.metadata.version("torch")
+    if tuple(int(part) for part in re.findall(r"\d+", have)[:2]) < OLDEST_TORCH:
+        need = ".".join(map(str, OLDEST_TORCH))
+        raise ModelError(
+            f"torch {have} is too old: attention here needs scaled_dot_product_attention(enable_gqa=...) of torch {need}:"
+            f" pip install 'torch>={need}'"
+        )
 
 
 def require_base(spec: ModelSpec) -> None:

@@ -1,66 +1,170 @@
-"""Draw pictures from one flat configuration and an adapter, in one process."""
+"""Draw pictures with adapters in one process: text encoders first, then the transformer, picture by picture, whole files only."""
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import cpu_offload
+import torch
+from PIL import Image
 
-from tlora.base_model import require_base
-from tlora.checkpoint import attach_adapter
-from tlora.flat_config import FlatConfig
-from tlora.model import choose_device, load_scheduler, load_transformer, load_vae
-from tlora.sampling import Painter, SampleSettings, draw_pictures
+from tlora.base_model import base_digest, require_base
+from tlora.checkpoint import adapter_digest, find_weights, read_metadata
+from tlora.drawing_means import Means, furthest_apart, merged_where_wanted, open_painter
+from tlora.errors import SettingsError
+from tlora.grid import labelled_grid
+from tlora.model import choose_device
+from tlora.output_folder import require_writable
+from tlora.picture_record import AdapterRecord, PictureRecord, save_picture, write_png
+from tlora.pictures import decode_picture
+from tlora.progress import Progress
+from tlora.sampling import SampleSettings, draw_pictures
 from tlora.text import embed_captions
+from tlora.tiling import tiled
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What `tlora infer` is asked for.
+class Picture:
+    """One picture to draw: what it shows, from which noise, and the beginning of its file's name."""
+
+    prompt: str
+    seed: int
+    name: str
+
+
+def draw_to_folder(
+    means: Means, pictures: Sequence[Picture], samples: Sequence[SampleSettings], outdir: Path, batch: int, say: Say
+) -> list[list[Path]]:
+    """Draw every picture with every sample's settings; return their files, a row for each picture.
 
     Args:
-        prompts: One or more.
-        count: Pictures per prompt.
-        first_seed: Seed of the first picture of every prompt; the next one has the next.
-        scales: Strengths of the adapter; every seed is drawn at each.
-        prefix: Start of the file names.
-        sequential_offload: Keep weights off the GPU until a layer needs them.
-    """
-
-    prompts: tuple[str, ...]
-    count: int
-    first_seed: int
-    scales: tuple[float, ...]
-    prefix: str
-    sequential_offload: bool
-
-
-def draw_from_config(
-    config: FlatConfig, lora_path: Path, outdir: Path, sample: SampleSettings, drawing: Drawing
-) -> Iterator[str]:
-    """Draw pictures, yielding a line per file.
+        means: What is drawn with.
+        pictures: What is drawn.
+        samples: How; several for comparisons at the same seeds.
+        outdir: Where the files go.
+        batch: Pictures at once.
+        say: Where lines for people go.
 
     Raises:
-        TloraError: If anything given is wrong.
+        TloraError: If anything given is wrong, before a weight is loaded where it can be known.
     """
-    model = config.model()
-    require_base(model)
-    outdir.mkdir(parents=True, exist_ok=True)
-    read_prompts = embed_captions(model, drawing.prompts, config.max_sequence_length)
-    transformer = load_transformer(model).eval()
-    metadata = attach_adapter(transformer, lora_path)
-    yield f"adapter of step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}"
-    if drawing.sequential_offload:
-        yield "sequential offload: every layer waits for its weights to be copied to the device, at every step"
-        cpu_offload(transformer, choose_device(model))
-    painter = Painter(transformer, load_vae(model), load_scheduler(model))
-    for p_i, prompt in enumerate(drawing.prompts):
-        for i in range(drawing.count):
-            for scale in drawing.scales:
-                settings = dataclasses.replace(sample, lora_scale=scale)
-                (picture,) = draw_pictures(painter, read_prompts([prompt]), [drawing.first_seed + i], settings)
-                steps, guidance = settings.num_inference_steps, settings.guidance_scale
-                name = f"{drawing.prefix}_neutraltrigger_p{p_i:02d}_img{i:02d}_steps{steps}_g{guidance}_lora{scale:.2f}.png"
-                picture.save(outdir / name)
-                yield f"{outdir / name}"
+    files = [find_weights(path) for path in means.adapters]
+    require_base(means.base)
+    require_writable(outdir)
+    records = [AdapterRecord(str(f), adapter_digest(f), s) for f, s in zip(files, means.strengths, strict=True)]
+    described = _Described(means, tuple(records), base_digest(means.base))
+    for file in files:
+        _say_adapter(file, described, say)
+    read = embed_captions(means.base, [picture.prompt for picture in pictures], means.max_sequence_length)
+    drawn: list[list[Path]] = [[] for _ in pictures]
+    steps = sum(sample.num_inference_steps for sample in samples) * -(-len(pictures) // batch)
+    steps += 0 if means.merge == "no" else 2 * samples[-1].num_inference_steps
+    with open_painter(means, say) as painter, Progress("infer", steps) as progress:
+
+        def draw(group: Sequence[Picture], sample: SampleSettings) -> list[Image.Image]:
+            embeddings, seeds = read([picture.prompt for picture in group]), [picture.seed for picture in group]
+            return draw_pictures(painter, embeddings, seeds, sample, lambda step: progress.advance())
+
+        with merged_where_wanted(means, painter, lambda: draw(pictures[:1], samples[-1]), say):
+            for first in range(0, len(pictures), batch):
+                group = pictures[first : first + batch]
+                for sample in samples:
+                    for place, image in enumerate(draw(group, sample)):
+                        file = outdir / (group[place].name + _settings_name(sample, means.strengths) + ".png")
+                        save_picture(file, image, described.record(group, place, sample))
+                        drawn[first + place].append(file)
+                        say(f"{file}{_tile_preview(file, image) if sample.tileable else ''}")
+    return drawn
+
+
+def redraw(record: PictureRecord, means: Means, file: Path, say: Say) -> None:
+    """Draw a picture again from what it says of itself.
+
+    Raises:
+        SettingsError: If the base or an adapter is not the one that it was drawn with.
+    """
+    require_base(means.base)
+    require_writable(file.parent)
+    if base_digest(means.base) != record.base_digest:
+        raise SettingsError(f"{means.base.path}: not the base model that the picture was drawn with, or another revision of it")
+    for path, adapter in zip(means.adapters, record.adapters, strict=True):
+        if adapter_digest(find_weights(path)) != adapter.digest:
+            raise SettingsError(f"{path}: not the adapter that the picture was drawn with (digest {adapter.digest[:12]})")
+    torch.set_num_threads(record.threads)
+    here = (choose_device(means.base).type, torch.__version__)
+    if here != (record.device, record.torch):
+        say(f"warning: drawn on {record.device} by torch {record.torch}, here {here[0]} and {here[1]}: pixels may differ")
+    pictures = [Picture(p, s, "") for p, s in zip(record.prompts, record.seeds, strict=True)]
+    read = embed_captions(means.base, record.prompts, means.max_sequence_length)
+    steps = record.sample.num_inference_steps
+    with open_painter(means, say) as painter, Progress("infer", steps if means.merge == "no" else 3 * steps) as progress:
+
+        def draw() -> list[Image.Image]:
+            embeddings = read(record.prompts)
+            return draw_pictures(painter, embeddings, record.seeds, record.sample, lambda step: progress.advance())
+
+        with merged_where_wanted(means, painter, draw, say):
+            images = draw()
+    described = _Described(means, record.adapters, record.base_digest)
+    save_picture(file, images[record.place], described.record(pictures, record.place, record.sample))
+
+
+def contact_sheet(file: Path, rows: Sequence[str], columns: Sequence[str], drawn: Sequence[Sequence[Path]]) -> None:
+    """Lay drawn files out side by side, a row for each picture."""
+    write_png(file, labelled_grid(rows, columns, [[decode_picture(path) for path in row] for row in drawn]))
+
+
+def difference(one: Path, other: Path) -> str:
+    """Return in words whether two pictures are equal."""
+    a, b = (decode_picture(path) for path in (one, other))
+    if a.size != b.size:
+        return f"another size than {other}"
+    furthest = furthest_apart(a, b)
+    return f"differs from {other} by up to {furthest} of 255" if furthest else f"bit-equal to {other}"
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What all pictures of a run have in common."""
+
+    means: Means
+    adapters: tuple[AdapterRecord, ...]
+    base_digest: str
+
+    def record(self, group: Sequence[Picture], place: int, sample: SampleSettings) -> PictureRecord:
+        return PictureRecord(
+            prompt=group[place].prompt,
+            seed=group[place].seed,
+            base=self.means.base.path,
+            base_digest=self.base_digest,
+            dtype=self.means.base.dtype,
+            adapters=self.adapters,
+            sample=sample,
+            max_sequence_length=self.means.max_sequence_length,
+            prompts=tuple(picture.prompt for picture in group),
+            seeds=tuple(picture.seed for picture in group),
+            place=place,
+            merged=self.means.merge != "no",
+            device=choose_device(self.means.base).type,
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+        )
+
+
+def _say_adapter(file: Path, described: _Described, say: Say) -> None:
+    metadata = read_metadata(file)
+    say(f"{file}: step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}")
+    if metadata.base_revision and metadata.base_revision != described.base_digest:
+        say(f"warning: {file} was trained on another base than {described.means.base.path}, or another revision of it")
+
+
+def _settings_name(sample: SampleSettings, strengths: Sequence[float]) -> str:
+    scales = "+".join(f"{sample.lora_scale * strength:.2f}" for strength in strengths)
+    return f"_steps{sample.num_inference_steps}_g{sample.guidance_scale}_lora{scales}"
+
+
+def _tile_preview(file: Path, picture: Image.Image) -> str:
+    preview = file.with_name(f"{file.stem}_tiled.png")
+    write_png(preview, tiled(picture))
+    return f", repeated in {preview.name}"

@@ -5,7 +5,7 @@ known before the loop, from the scheduler's own float32 timesteps.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -65,6 +65,7 @@ class Painter:
         scheduler: The sampler.
         device: Where the transformer computes; by default where its weights are, which offloaded ones are not.
         strengths: Of several adapters, what each one's share of `lora_scale` is.
+        make_room: Called with whichever of transformer and VAE is about to compute; by default both stay where they are.
     """
 
     transformer: nn.Module
@@ -72,6 +73,7 @@ class Painter:
     scheduler: Scheduler
     device: torch.device | None = None
     strengths: tuple[float, ...] = (1.0,)
+    make_room: Callable[[nn.Module], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ class DenoisingStep:
 
 
 def draw_pictures(
-    painter: Painter, embeddings: tuple[Tensor, Tensor], seeds: Sequence[int], settings: SampleSettings
+    painter: Painter,
+    embeddings: tuple[Tensor, Tensor],
+    seeds: Sequence[int],
+    settings: SampleSettings,
+    on_step: Callable[[DenoisingStep], None] | None = None,
 ) -> list[Image.Image]:
     """Draw one picture per seed.
 
@@ -93,13 +99,20 @@ def draw_pictures(
         embeddings: (batch, length, width) and (batch, pooled), one row per picture.
         seeds: One per picture; what a picture starts from does not depend on its neighbours.
         settings: Size, steps, guidance, strength.
+        on_step: Called after every step.
 
     Raises:
         SettingsError: If the size does not fit the VAE.
     """
     latents = initial_noise(painter.vae, seeds, settings)
+    if painter.make_room:
+        painter.make_room(painter.transformer)
     for step in denoise(painter, latents, embeddings, settings):
         latents = step.latents
+        if on_step:
+            on_step(step)
+    if painter.make_room:
+        painter.make_room(painter.vae)
     with circular_convolutions(painter.vae) if settings.tileable else nullcontext():
         pixels = decode_latents(painter.vae, latents)
     rounded = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

@@ -8,27 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from tests.tiny_flux import predict, tiny_inputs, tiny_pipeline_folder, tiny_transformer
+from tests.tlora.commands.workplace import adapter_file
 from tlora.adapter import TLoRAConfig, build_layer
 from tlora.base_model import ModelSpec
-from tlora.checkpoint import AdapterMetadata, adapter_tensors, attach_adapter, save_tlora_weights
-from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer
+from tlora.checkpoint import adapter_tensors, attach_adapter
+from tlora.inject import adapter_layers, eject_tlora_from_transformer
 from tlora.model import load_scheduler, load_transformer, load_vae
 from tlora.sampling import Painter, SampleSettings, draw_pictures, step_masks
 
 FIRST = TLoRAConfig(rank=4, min_rank=1, alpha=4)
 SECOND = TLoRAConfig(rank=6, min_rank=3, alpha=2, trainer_type="ortho_lora", svd_source="random")
-
-
-def adapter_file(path: Path, cfg: TLoRAConfig, targets: tuple[str, ...], seed: int) -> Path:
-    """Save an adapter of random values."""
-    transformer = tiny_transformer()
-    inject_tlora_into_transformer(transformer, targets, cfg, seed=seed)
-    source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in adapter_tensors(transformer).values():
-            tensor.add_(torch.randn(tensor.shape, generator=source), alpha=0.3)
-    save_tlora_weights(transformer, path, AdapterMetadata(cfg, targets))
-    return path
 
 
 @pytest.fixture

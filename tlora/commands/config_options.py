@@ -3,6 +3,12 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlora.base_model import require_torch
+
+if TYPE_CHECKING:
+    from tlora.flat_config import FlatConfig
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -14,10 +20,27 @@ def add_config_options(parser: argparse.ArgumentParser, *, required: bool = True
     )
 
 
-def use_token(options: argparse.Namespace) -> None:
-    """Hand `--hf_token` to the hub client, which looks in the environment."""
+def read_config(options: argparse.Namespace) -> "FlatConfig":
+    """Read the configuration, once the machine and the token are seen to.
+
+    Raises:
+        TloraError: If torch is too old, or the file is wrong.
+    """
+    from tlora.flat_config import read_flat_config
+
+    prepare(options)
+    return read_flat_config(options.config)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Hand `--hf_token` to the hub client, which looks in the environment, and check the versions that would be met too late.
+
+    Raises:
+        ModelError: If torch is too old.
+    """
     if options.hf_token:
         os.environ["HF_TOKEN"] = options.hf_token
+    require_torch()
 
 
 def say(line: str) -> None:

@@ -1,79 +1,179 @@
-"""`tlora infer`: pictures with an adapter."""
+"""`tlora infer`: pictures with one adapter or several."""
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tlora.commands.config_options import add_config_options, use_token
+from tlora.base_model import ModelSpec
+from tlora.commands.config_options import add_config_options, prepare, read_config, say
 from tlora.errors import SettingsError
+
+if TYPE_CHECKING:
+    from tlora.drawing import Picture
+    from tlora.drawing_means import Means
+    from tlora.flat_config import FlatConfig
+    from tlora.sampling import SampleSettings
+
+STANDARD_INPUT = Path("-")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    add_config_options(parser)
-    parser.add_argument("--lora_path", type=Path, required=True, help="adapter folder or .safetensors file")
-    parser.add_argument("--prompts_file", type=Path, required=True, help="text file, one prompt a line")
-    parser.add_argument("--outdir", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--num", type=int, default=1, help="pictures per prompt")
-    parser.add_argument("--seed", type=int, help="first seed; default from the configuration")
-    parser.add_argument("--steps", type=int, help="denoising steps; default from the configuration, else 25")
-    parser.add_argument("--guidance", type=float, help="guidance scale; default from the configuration")
-    parser.add_argument("--lora_scale", type=float, default=1.0, help="strength of the adapter")
-    parser.add_argument("--ab_test", action="store_true", help="draw every seed at each of --ab_scales")
-    parser.add_argument("--ab_scales", type=float, nargs="+", default=[0.0, 0.5, 1.0], help="strengths to compare")
-    parser.add_argument(
-        "--sequential_offload", action="store_true", help="keep weights off the GPU until used: little memory, slow"
+    add_config_options(parser, required=False)
+    what = parser.add_argument_group("what is drawn")
+    what.add_argument("--lora_path", type=Path, nargs="+", help="adapter folders or .safetensors files; several add up")
+    what.add_argument("--prompts_file", type=Path, help="text file, one prompt a line; - reads standard input")
+    what.add_argument("--prompt", action="append", help="a prompt; may be given several times")
+    what.add_argument("--num", type=int, default=1, help="pictures per prompt")
+    what.add_argument("--seed", type=int, help="first seed of every prompt; default from the configuration")
+    what.add_argument("--outdir", type=Path, help="folder for the pictures")
+    what.add_argument(
+        "--like", type=Path, metavar="PICTURE.png", help="draw one of these pictures again, from what it says of itself"
     )
-    parser.add_argument(
-        "--sigma-mask", choices=["timestep", "step_index", "full"], default="timestep", help="how ranks are chosen"
+    how = parser.add_argument_group("how it is drawn")
+    how.add_argument("--steps", type=int, help="denoising steps; default from the configuration, else 25")
+    how.add_argument("--guidance", type=float, help="guidance scale; default from the configuration")
+    how.add_argument("--lora_scale", type=float, nargs="+", default=[1.0], help="strength of the adapter, or of each of several")
+    how.add_argument("--ab_test", action="store_true", help="draw every seed at each of --ab_scales, and a sheet of them all")
+    how.add_argument("--ab_scales", type=float, nargs="+", default=[0.0, 0.5, 1.0], help="strengths to compare")
+    how.add_argument("--sigma-mask", choices=["timestep", "step_index", "full"], default="timestep", help="how ranks are chosen")
+    how.add_argument("--tileable", action="store_true", help="make the edges continue each other, and show it repeated 3 x 3")
+    means = parser.add_argument_group("with how much memory and time")
+    means.add_argument("--batch", type=int, default=1, help="pictures drawn at once")
+    offload = means.add_mutually_exclusive_group()
+    offload.add_argument(
+        "--sequential_offload", action="store_true", help="a layer at a time on the GPU: least memory, very slow"
     )
+    offload.add_argument("--model_offload", action="store_true", help="transformer and VAE take turns on the GPU")
+    means.add_argument("--merge", action="store_true", help="fold the adapter into the weights while drawing: faster, rounds")
+    means.add_argument("--force_merge", action="store_true", help="as --merge, even where rounding eats a tenth of the adapter")
 
 
 def run(options: argparse.Namespace) -> None:
     """Draw."""
-    from tlora.flat_config import read_flat_config
+    if options.like:
+        _draw_again(options)
+        return
+    _require_options(options)
+    prompts = _prompts(options)
+    config = read_config(options)
+    sample = _sample(config, options)
+    scales = options.ab_scales if options.ab_test else [1.0]
+    means = _means(config, options)
+    pictures = _pictures(prompts, config.seed if options.seed is None else options.seed, options)
+    from tlora.drawing import contact_sheet, draw_to_folder
 
-    use_token(options)
-    config = read_flat_config(options.config)
-    prompts = _read_prompts(options.prompts_file)
-    if options.num < 1:
-        raise SettingsError(f"--num must be at least 1, got {options.num}")
-    from tlora.drawing import Drawing, draw_from_config
+    samples = [dataclasses.replace(sample, lora_scale=scale) for scale in scales]
+    drawn = draw_to_folder(means, pictures, samples, options.outdir, options.batch, say)
+    if options.ab_test:
+        file = options.outdir / f"ab_sheet_steps{sample.num_inference_steps}_g{sample.guidance_scale}.png"
+        contact_sheet(file, [f"{p.prompt} {p.seed}" for p in pictures], [f"scale {scale:.2f}" for scale in scales], drawn)
+        say(f"{file}")
 
+
+def _require_options(options: argparse.Namespace) -> None:
+    missing = [f"--{name}" for name in ("config", "lora_path", "outdir") if getattr(options, name) is None]
+    if missing:
+        raise SettingsError(f"{', '.join(missing)} missing (only --like does without)")
+    for name in ("num", "batch"):
+        if getattr(options, name) < 1:
+            raise SettingsError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if len(options.lora_scale) not in (1, len(options.lora_path)):
+        raise SettingsError(f"--lora_scale: one for all adapters or one for each of {len(options.lora_path)}")
+
+
+def _means(config: "FlatConfig", options: argparse.Namespace) -> "Means":
+    from tlora.drawing_means import Means
+
+    count = len(options.lora_path)
+    given = [1.0] if options.ab_test else options.lora_scale  # a comparison puts every adapter at each of its scales
     try:
-        sample = dataclasses.replace(
+        return Means(
+            base=config.model(),
+            adapters=tuple(options.lora_path),
+            strengths=tuple(given * count if len(given) == 1 else given),
+            max_sequence_length=config.max_sequence_length,
+            offload="sequential" if options.sequential_offload else "model" if options.model_offload else "none",
+            merge="forced" if options.force_merge else "yes" if options.merge else "no",
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _sample(config: "FlatConfig", options: argparse.Namespace) -> "SampleSettings":
+    try:
+        return dataclasses.replace(
             config.sample(),
             num_inference_steps=config.num_inference_steps if options.steps is None else options.steps,
             guidance_scale=config.guidance_scale if options.guidance is None else options.guidance,
             sigma_mask=options.sigma_mask,
+            tileable=options.tileable,
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    drawing = Drawing(
-        prompts=prompts,
-        count=options.num,
-        first_seed=config.seed if options.seed is None else options.seed,
-        scales=tuple(options.ab_scales) if options.ab_test else (options.lora_scale,),
-        prefix="ab" if options.ab_test else "single",
-        sequential_offload=options.sequential_offload,
+
+
+def _pictures(prompts: tuple[str, ...], first_seed: int, options: argparse.Namespace) -> "list[Picture]":
+    from tlora.drawing import Picture
+
+    prefix = "ab" if options.ab_test else "single"
+    return [
+        Picture(prompt, first_seed + i, f"{prefix}_neutraltrigger_p{p_i:02d}_img{i:02d}")
+        for p_i, prompt in enumerate(prompts)
+        for i in range(options.num)
+    ]
+
+
+def _draw_again(options: argparse.Namespace) -> None:
+    from tlora.drawing import difference, redraw
+    from tlora.drawing_means import Means
+    from tlora.picture_record import read_record
+
+    record = read_record(options.like)
+    prepare(options)
+    base = read_config(options).model() if options.config else ModelSpec(record.base)
+    adapters = options.lora_path or [Path(adapter.path) for adapter in record.adapters]
+    if len(adapters) != len(record.adapters):
+        raise SettingsError(f"{options.like} was drawn with {len(record.adapters)} adapters, --lora_path names {len(adapters)}")
+    means = Means(
+        base=dataclasses.replace(base, dtype=record.dtype),
+        adapters=tuple(adapters),
+        strengths=tuple(adapter.strength for adapter in record.adapters),
+        max_sequence_length=record.max_sequence_length,
+        merge="forced" if record.merged else "no",
     )
-    for line in draw_from_config(config, options.lora_path, options.outdir, sample, drawing):
-        print(line, flush=True)
+    file = (options.outdir or options.like.parent) / f"{options.like.stem}_again.png"
+    redraw(record, means, file, say)
+    say(f"{file}: {difference(file, options.like)}")
 
 
-def _read_prompts(path: Path) -> tuple[str, ...]:
-    """Return the lines that hold a prompt.
+def _prompts(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the prompts of the arguments, of a file, or of standard input.
 
     Raises:
-        SettingsError: If the file is missing, not UTF-8, or empty.
+        SettingsError: If there is none, or they come from two places.
     """
+    if options.prompt and options.prompts_file:
+        raise SettingsError("give --prompt or --prompts_file, not both")
+    if options.prompt:
+        return _lines(options.prompt, "--prompt")
+    if options.prompts_file is None and sys.stdin.isatty():
+        raise SettingsError("--prompt or --prompts_file missing: say what to draw")
+    if options.prompts_file in (None, STANDARD_INPUT):
+        return _lines(sys.stdin.read().splitlines(), "standard input")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return _lines(options.prompts_file.read_text(encoding="utf-8-sig").splitlines(), str(options.prompts_file))
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{path}: not UTF-8: save it as UTF-8") from error
+        remedy = "save it as UTF-8 (iconv -f LATIN1 -t UTF-8)"
+        raise SettingsError(f"{options.prompts_file}: not UTF-8 text (byte {error.start + 1}): {remedy}") from error
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+        raise SettingsError(f"{options.prompts_file}: cannot be read: {error.strerror}") from error
+
+
+def _lines(lines: list[str], where: str) -> tuple[str, ...]:
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts:
-        raise SettingsError(f"{path}: holds no prompt: one a line")
+        raise SettingsError(f"{where}: holds no prompt: one a line")
     return prompts

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tlora.commands.config_options import add_config_options, say, use_token
+from tlora.commands.config_options import add_config_options, read_config, say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -12,10 +12,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train."""
-    from tlora.flat_config import read_flat_config
-
-    use_token(options)
-    config = read_flat_config(options.config)
+    config = read_config(options)
     from tlora.single_run import train_from_config
 
     train_from_config(config, say)

@@ -4,8 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
+
+from tests.tiny_flux import tiny_transformer
+from tlora.adapter import TLoRAConfig
+from tlora.checkpoint import AdapterMetadata, adapter_tensors, save_tlora_weights
+from tlora.inject import inject_tlora_into_transformer
 
 CONFIG: dict[str, Any] = {
     "train_data_dir": "pictures",
@@ -36,3 +42,15 @@ def write_config(folder: Path, base: Path | str, **changes: Any) -> None:
     """Write config.yaml anew."""
     given = {**CONFIG, "pretrained_model_name_or_path": str(base), **changes}
     (folder / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in given.items() if v is not None}))
+
+
+def adapter_file(path: Path, cfg: TLoRAConfig, targets: tuple[str, ...], seed: int) -> Path:
+    """Save an adapter of random values."""
+    transformer = tiny_transformer()
+    inject_tlora_into_transformer(transformer, targets, cfg, seed=seed)
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in adapter_tensors(transformer).values():
+            tensor.add_(torch.randn(tensor.shape, generator=source), alpha=0.3)
+    save_tlora_weights(transformer, path, AdapterMetadata(cfg, targets))
+    return path
