@@ -95,10 +95,10 @@ def _opening(evaluation: Evaluation, album: Album) -> str:
 def _number(name: str, number: Estimate | None) -> str:
     if number is None:
         return ""
-    ends = (show_exactly(end, signed=number.is_interval) for end in (number.low, number.high))
-    interval = " to ".join(ends) if number.is_interval else "without interval"
-    value = show_exactly(number.mean, signed=number.is_interval)
-    return f'<div class="number"><span>{escape(describe(name).label)}</span><b>{value}</b><span>{interval}</span></div>'
+    metric = describe(name)
+    mean, low, high = (show_exactly(value, signed=metric.is_difference) for value in (number.mean, number.low, number.high))
+    interval = f"{low} to {high}" if number.is_interval else "without interval"
+    return f'<div class="number"><span>{escape(metric.label)}</span><b>{mean}</b><span>{interval}</span></div>'
 
 
 def _galleries(evaluation: Evaluation, album: Album, strengths: Mapping[str, Any]) -> list[Section]:
@@ -106,7 +106,7 @@ def _galleries(evaluation: Evaluation, album: Album, strengths: Mapping[str, Any
     files = [file for columns in album.groups.values() for rows in columns.values() for row in rows for file in row]
     uris, exact = inline_pictures(files), are_small(files)
     labels = {name: f"step {entry.get('step')}" for name, entry in evaluation.checkpoints.items() if name != BASE}
-    shown, entries = strengths.get("checkpoint"), {str(entry["scale"]): entry for entry in strengths.get("entries", [])}
+    shown, entries = strengths.get("checkpoint"), {f"{entry['scale']:g}": entry for entry in strengths.get("entries", [])}
     labels |= {f"{shown} x {scale}": f"× {scale}" for scale in entries}
     titles = {CHECKPOINTS: "Pictures", SCALES: f"Strengths of {shown}"}
     below = {SCALES: number_table("strength", {f"× {scale}": entry for scale, entry in entries.items()}) if entries else ""}

@@ -21,6 +21,11 @@ class Metric:
     unit: str = "value"
     meaning: str = ""
 
+    @property
+    def is_difference(self) -> bool:
+        """Whether 0 means that nothing changed, so that its numbers are shown with their sign."""
+        return self.unit.startswith("difference")
+
 
 _COSINE, _DIFFERENCE, _SHARE = "cosine", "difference of cosines", "share"
 KNOWN = {  # in the order of a page

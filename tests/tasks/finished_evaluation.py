@@ -35,7 +35,7 @@ def lay_out(
     seeds = list(range(1000, 1000 + shape.seeds))
     names = [f"checkpoint-{25 * n:06d}" for n in range(1, shape.checkpoints + 1)]
     columns = {column: drawn(c, shape) for c, column in enumerate(["base", *names])}
-    scales = {f"{names[-1]} x {scale}": first_seed(drawn(50 + i, shape)) for i, scale in enumerate((0.5, 1.5))}
+    scales = {f"{names[-1]} x {scale:g}": first_seed(drawn(50 + i, shape)) for i, scale in enumerate((0.5, 1.0))}
     groups = (
         {CHECKPOINTS: columns, "scales": {"base": first_seed(columns["base"]), **scales}}
         if shape.checkpoints < 10
@@ -68,7 +68,7 @@ def evaluation(
 ) -> dict[str, Any]:
     """Return what metrics/evaluate.json holds."""
     found = {"recommended": recommended, "reason": reason, "checkpoints": entries, "failures": failures}
-    strengths = {"checkpoint": recommended, "entries": [{"scale": s, **numbers(1, s / 2)} for s in (0.5, 1.5)]}
+    strengths = {"checkpoint": recommended, "entries": [{"scale": s, **numbers(1, s / 2)} for s in (0.5, 1.0)]}
     return {**found, "setup": setup or {"prompts": []}, "scales": strengths, "rule": {"min_diversity_ratio": 0.5}}
 
 

@@ -22,6 +22,8 @@ def test_the_page_says_what_is_recommended_why_and_what_it_was_made_from(tmp_pat
     for fact in ("models/a-base", "lora, rank 1 at timestep 1000 to 4 at 0, exponent 1", "d1gest", "models/a-clip", "1000, 1001"):
         assert f"<code>{fact}</code>" in text
     assert "4 pictures trained on, 2 held out" in text
+    assert "<b>+0.300</b><span>+0.240 to +0.360</span>" in text
+    assert "<b>0.600</b><span>0.540 to 0.660</span>" in text
 
 
 def test_equal_files_make_an_equal_page_that_names_no_file_of_this_machine(tmp_path: Path) -> None:
@@ -47,8 +49,8 @@ def test_the_front_joins_those_that_evaluation_put_there(tmp_path: Path) -> None
 def test_strengths_are_shown_with_their_numbers(tmp_path: Path) -> None:
     text = write_page(tmp_path).read_text()
     section = text[text.index("<h2>Strengths of checkpoint-000075</h2>") :].split("</section>")[0]
-    assert "<figcaption>× 0.5</figcaption>" in section
-    assert '<th scope="row">× 1.5</th><td>0.260<small>0.200 to 0.320</small></td>' in section
+    assert re.findall("<figcaption>(.*?)</figcaption>", section)[:3] == ["base", "× 0.5", "× 1"]
+    assert '<th scope="row">× 1</th><td>0.212<small>0.152 to 0.272</small></td>' in section
     assert "<code>min_diversity_ratio 0.5</code>" in text
 
 
