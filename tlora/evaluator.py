@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     BitImageProcessorPil,
@@ -18,6 +19,7 @@ from transformers import (
     CLIPModel,
     CLIPTokenizer,
     Dinov2Model,
+    PreTrainedConfig,
 )
 
 from tlora.errors import ModelError
@@ -88,20 +90,21 @@ def embed_texts(evaluator: Evaluator, texts: Sequence[str]) -> Float[Tensor, "te
 
 
 def _load(parts: Sequence[Any], path: str, revision: str, setting: str) -> list[Any]:
-    """Load the parts of an evaluator, models frozen."""
+    """Load the parts of an evaluator, a model first; transformers itself would fill what a file lacks with random weights."""
     if not Path(path).exists() and (path.count("/") != 1 or Path(path).parent.is_dir()):
         raise ModelError(f"{path}: no evaluator there: check {setting} in params.yaml, or 'dvc pull -r shipped'")
+    kind, chosen = parts[0], revision or "main"
     try:
-        loaded = []
-        for part in parts:
-            options = {"dtype": torch.float32} if issubclass(part, torch.nn.Module) else {}
-            loaded.append(part.from_pretrained(path, revision=revision or "main", **options))
-    except (OSError, ValueError) as error:
+        found = PreTrainedConfig.get_config_dict(path, revision=chosen)[0].get("model_type")
+        if found != kind.config_class.model_type:
+            raise ModelError(f"{path}: is a {found}, and {setting} needs a {kind.config_class.model_type}")
+        model, told = kind.from_pretrained(path, revision=chosen, dtype=torch.float32, output_loading_info=True)
+        others = [part.from_pretrained(path, revision=chosen) for part in parts[1:]]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: the evaluator cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    for part in loaded:
-        if isinstance(part, torch.nn.Module):
-            part.eval().requires_grad_(False)
-    return loaded
+    if told["missing_keys"]:
+        raise ModelError(f"{path}: the evaluator cannot be loaded: {min(told['missing_keys'])} is missing")
+    return [model.eval().requires_grad_(False), *others]
 
 
 def _unit(features: Tensor) -> Tensor:
