@@ -48,7 +48,9 @@ def test_an_evaluator_that_is_not_there_is_one_line_that_names_its_setting() -> 
 def test_a_folder_of_another_model_is_one_line(tmp_path: Path, dinov2: Path) -> None:
     torch.manual_seed(0)
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    CLIPModel(CLIPConfig(text_config=small, vision_config={**small, "image_size": 28, "patch_size": 14})).save_pretrained(tmp_path)
+    CLIPModel(CLIPConfig(text_config=small, vision_config={**small, "image_size": 28, "patch_size": 14})).save_pretrained(
+        tmp_path
+    )
     with pytest.raises(ModelError, match=r"is a clip, and evaluate\.dinov2 needs a dinov2"):
         load_dinov2(str(tmp_path))
     with pytest.raises(ModelError, match=r"is a dinov2, and evaluate\.evaluator needs a clip"):
