@@ -37,7 +37,7 @@ class TLoRAModel(PythonModel):
             Column `image`: PNG bytes.
         """
         served, given = context.model_config["serve"], params or {}
-        settings = _settings(given, served["sigma_mask"])
+        settings = _settings(given, served)
         with self._drawing:
             self._loaded = self._loaded or _load(context)
             images = [
@@ -69,7 +69,7 @@ def _load(context: PythonModelContext) -> "tuple[Painter, TextEncoders]":
     return painter, load_text_encoders(spec)
 
 
-def _settings(params: Mapping[str, Any], sigma_mask: Any) -> "SampleSettings":
+def _settings(params: Mapping[str, Any], served: Mapping[str, Any]) -> "SampleSettings":
     from tlora.sampling import SampleSettings
 
     return SampleSettings(
@@ -78,7 +78,8 @@ def _settings(params: Mapping[str, Any], sigma_mask: Any) -> "SampleSettings":
         num_inference_steps=int(params["steps"]),
         guidance_scale=float(params["guidance"]),
         lora_scale=float(params["scale"]),
-        sigma_mask=sigma_mask,
+        sigma_mask=served["sigma_mask"],
+        tileable=bool(served["tileable"]),
     )
 
 

@@ -47,6 +47,7 @@ class Drawing:
         guidance_scale: Input of the guidance-distilled model.
         lora_scale: Strength of the adapter.
         sigma_mask: How the mask follows denoising, as `tlora.sampling.SampleSettings` has it.
+        tileable: Whether the edges of a picture continue each other.
         max_sequence_length: T5 tokens of a prompt, padded or cut; the adapter was trained with as many.
     """
 
@@ -56,6 +57,7 @@ class Drawing:
     guidance_scale: float
     lora_scale: float
     sigma_mask: Literal["timestep", "step_index", "full"]
+    tileable: bool
     max_sequence_length: int
 
 
@@ -167,6 +169,7 @@ def _serving(model: ServedModel, copied: bool) -> dict[str, str | int]:
         "revision": model.base.revision,
         "max_sequence_length": model.drawing.max_sequence_length,
         "sigma_mask": model.drawing.sigma_mask,
+        "tileable": model.drawing.tileable,
     }
 
 

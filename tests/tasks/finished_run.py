@@ -33,6 +33,7 @@ SETUP = {
         "guidance_scale": 3.5,
         "lora_scale": 1.0,
         "sigma_mask": "timestep",
+        "tileable": False,
         "max_sequence_length": 16,
     },
     "prompts": ["a matbrk wall"],

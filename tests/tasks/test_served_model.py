@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tasks.tracking.versions import Drawing
 from tests.tasks.finished_run import FinishedRun
 from tlora.base_model import ModelSpec
 from tlora.checkpoint import attach_adapter
@@ -27,6 +29,11 @@ for name, image in zip(("adapted", "other", "bare"), [*drawn["image"], *bare["im
     open(sys.argv[2] + "/" + name + ".png", "wb").write(image)
 print(sys.modules["tlora"].__file__)
 """
+
+
+def test_what_serving_is_told_of_drawing_is_all_that_drawing_can_be_told() -> None:
+    told = {field.name for field in dataclasses.fields(Drawing)} - {"max_sequence_length"}
+    assert told == {field.name for field in dataclasses.fields(SampleSettings)}
 
 
 @pytest.mark.slow
