@@ -71,7 +71,8 @@ def run(shape: Shape, rounds: int) -> None:
         "PEFT unmerged": lambda: forward(peft, inputs),
     }
     table("a step", take_turns(steps, 3 * rounds, warm_up=2))
-    folds = take_turns({"one fold of all layers": lambda: fold_all(ours, shape.rank)}, rounds)
+    into = {name: torch.empty_like(weight_of(layer)) for name, layer in adapter_layers(ours).items()}
+    folds = take_turns({"one fold of all layers": lambda: fold_all(ours, shape.rank, into)}, rounds)
     pictures: dict[str, Callable[[], object]] = {
         "bare base": lambda: [forward(base, inputs) for _ in masks],
         "ours unmerged": lambda: [forward(ours, inputs, masks[i : i + 1]) for i in range(len(masks))],
@@ -164,11 +165,15 @@ def draw_merged(transformer: nn.Module, inputs: dict[str, Tensor], masks: Tensor
             forward(transformer, inputs, masks[i : i + 1])
 
 
-def fold_all(transformer: nn.Module, rank: int) -> None:
+def fold_all(transformer: nn.Module, rank: int, into: dict[str, Tensor]) -> None:
     """Fold every layer once."""
-    for layer in adapter_layers(transformer).values():
-        assert isinstance(layer.base.weight, Tensor)
-        merged_weight(layer, layer.base.weight, rank)
+    for name, layer in adapter_layers(transformer).items():
+        merged_weight(layer, weight_of(layer), rank, into=into[name])
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """Return the weight that a layer wraps."""
+    return layer.get_parameter("base.weight")
 
 
 if __name__ == "__main__":

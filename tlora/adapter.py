@@ -105,7 +105,11 @@ class _MaskedLayer(nn.Module):
         """
         if self.is_merged:
             return self.base(x)
-        return self.base(x) + self._update(self.dropout(x))
+        out: Tensor = self.base(x)
+        update = self._update(self.dropout(x))
+        if torch.is_grad_enabled() or out.dtype != update.dtype:
+            return out + update
+        return out.add_(update)  # the same bits; a third tensor of this size would cost more than the update's arithmetic
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return up (out, n) and down (n, in), detached, whose product is the whole update at scale 1, alpha / rank included."""

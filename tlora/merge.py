@@ -69,10 +69,23 @@ def merged_weights(transformer: nn.Module, *, force: bool = False) -> Iterator[R
 
 
 @torch.no_grad()
-def merged_weight(layer: Layer, pristine: Float[Tensor, "out in"], rank: int, scale: float = 1.0) -> Float[Tensor, "out in"]:
-    """Return pristine + scale * update of the first `rank` ranks, computed in float32 and rounded once to pristine's type."""
+def merged_weight(
+    layer: Layer, pristine: Float[Tensor, "out in"], rank: int, scale: float = 1.0, into: Tensor | None = None
+) -> Float[Tensor, "out in"]:
+    """Return pristine + scale * update of the first `rank` ranks, computed in float32 and rounded once to pristine's type.
+
+    Args:
+        layer: Whose update is folded.
+        pristine: The weight without it.
+        rank: Active ranks.
+        scale: Strength of the adapter.
+        into: Where the result is written; a new tensor of this size costs more than the arithmetic.
+    """
     up, down = layer.factors_at(rank)
-    return torch.addmm(pristine.float(), up.float(), down.float(), alpha=scale).to(pristine.dtype)
+    into = torch.empty_like(pristine) if into is None else into
+    if pristine.dtype == torch.float32:
+        return torch.addmm(pristine, up.float(), down.float(), alpha=scale, out=into)
+    return into.copy_(torch.addmm(pristine.float(), up.float(), down.float(), alpha=scale))
 
 
 @torch.no_grad()
@@ -115,6 +128,7 @@ class _Fold:
             if not _weight(layer).is_floating_point():
                 raise MergeError(f"{name} is quantised, and merging would round it again: draw unmerged")
         self.pristine = {name: _weight(layer).data for name, layer in self.layers.items()}
+        self.merged = {name: torch.empty_like(weight) for name, weight in self.pristine.items()}
         self.folded: tuple[int, float] | None = None
 
     def before_call(self, _transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -122,7 +136,8 @@ class _Fold:
         wanted = (self._rank_of(sigma_mask), scale)
         if wanted != self.folded:
             for name, layer in self.layers.items():
-                _weight(layer).data = merged_weight(layer, self.pristine[name], *wanted)
+                merged_weight(layer, self.pristine[name], *wanted, into=self.merged[name])
+                _weight(layer).data = self.merged[name]
             self.folded = wanted
 
     def restore(self) -> None:

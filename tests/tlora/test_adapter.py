@@ -1,5 +1,7 @@
 """The two layers on their own, against the formulas that they claim."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -220,3 +222,19 @@ def test_a_rank_larger_than_the_layer_is_refused(kind: str) -> None:
 def test_a_config_out_of_range_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TLoRAConfig(**values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["lora", "ortho_lora"])
+def test_the_bits_are_the_same_with_and_without_gradients(kind: Literal["lora", "ortho_lora"], dtype: torch.dtype) -> None:
+    """Without them the update is added in place."""
+    cfg = TLoRAConfig(rank=4, alpha=2.0, min_rank=1, trainer_type=kind)
+    layer = build_layer(nn.Linear(16, 24).to(dtype), cfg, torch.Generator().manual_seed(0))
+    for parameter in (p for name, p in layer.named_parameters() if not name.startswith("base.")):
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    layer.arm(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), 0.7)
+    x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(2)).to(dtype)
+    with torch.no_grad():
+        without, again = layer(x), layer(x)
+    assert torch.equal(layer(x).detach(), without)
+    assert torch.equal(without, again)  # neither x nor a weight was written to
