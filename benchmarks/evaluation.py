@@ -1,0 +1,122 @@
+"""What evaluation costs beyond drawing its pictures: the whole stage against the bare drawing of the same pictures.
+
+Five checkpoints of random weights on the pocket FLUX, the shipped prompts at two seeds, and three strengths of one of them.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import machine, ratio, take_turns
+from tasks.cache_latents import cache_latents
+from tasks.cache_prompts import cache_prompts
+from tasks.checks import ValidateSettings
+from tasks.cli import read_section
+from tasks.easel import Easel
+from tasks.evaluate import EvaluateSettings, evaluate
+from tasks.validate import validate
+from tlora.adapter import TLoRAConfig
+from tlora.base_model import ModelSpec
+from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, save_tlora_weights
+from tlora.concept import read_concept
+from tlora.data import PromptCache
+from tlora.inject import inject_tlora_into_transformer, tlora_parameters
+from tlora.model import load_scheduler, load_transformer, load_vae
+from tlora.progress import Progress
+from tlora.sampling import Painter
+from tlora.settings import parse_settings
+from tlora.tokens import TextSettings
+from tlora.views import ViewSettings
+
+MODEL = ModelSpec("models/pocket-flux", dtype="float32")
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+LIMIT = 90  # seconds, what five checkpoints of six prompts at two seeds may take on two cores
+MANIFESTS = {"manifest": Path("artifacts/train.json"), "held_out": Path("artifacts/held_out.json")}
+CACHES = {
+    "prompts": Path("cache/evaluation"),
+    "captions": Path("cache/captions"),
+    "latents": Path("cache/train"),
+    "held_out_latents": Path("cache/held_out"),
+}
+OUTPUTS = {name: Path(f"out/{name}") for name in ("grids", "pictures", "report")} | {"metrics": Path("out/evaluate.json")}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=main.__doc__)
+    parser.add_argument("--smoke", action="store_true", help="one checkpoint, few steps, one round")
+    smoke = parser.parse_args(arguments).smoke
+    checkpoints, rounds, warm_up = (1, 1, 0) if smoke else (5, 3, 1)
+    settings = parse_settings(EvaluateSettings, read_section(Path("params.yaml"), "evaluate"), "params.yaml: evaluate")
+    sample = dataclasses.replace(settings.sample, num_inference_steps=2) if smoke else settings.sample
+    settings = dataclasses.replace(settings, seeds=2, sample=sample)
+    with _working_folder(checkpoints):
+        prompts = read_concept(Path("concept.yaml")).prompts
+        count = len(prompts) * (2 * (1 + checkpoints) + len(settings.scales))
+        contenders = {
+            "the whole stage": lambda: _evaluate(settings),
+            "bare drawing": lambda: _draw(settings, prompts),
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            seconds = take_turns(contenders, rounds, warm_up)
+    print(f"{machine()}; {checkpoints} checkpoints and the base, {len(prompts)} prompts, 2 seeds: {count} pictures\n")
+    print("| | seconds | pictures/s | against bare drawing |\n| --- | --- | --- | --- |")
+    for name, times in seconds.items():
+        middle = sorted(times)[len(times) // 2]
+        print(f"| {name} | {middle:.1f} | {count / middle:.1f} | {ratio(seconds, name, 'bare drawing'):.2f} |")
+    if not smoke:
+        print(f"\nWanted: the whole stage in under {LIMIT} s.")
+
+
+def _evaluate(settings: EvaluateSettings) -> None:
+    inputs = {"adapters": Path("adapters"), "data": Path("data/images"), "concept": Path("concept.yaml")}
+    evaluate(settings, MODEL, **inputs, **MANIFESTS, **CACHES, **OUTPUTS)
+
+
+def _draw(settings: EvaluateSettings, prompts: Sequence[str]) -> None:
+    """Draw what the stage draws, and do nothing with it."""
+    painter = Painter(load_transformer(MODEL).eval(), load_vae(MODEL), load_scheduler(MODEL))
+    easel = Easel(painter, PromptCache(CACHES["prompts"]).read(prompts), settings.batch)
+    with Progress("draw", 1) as progress:
+        easel.draw(settings.all_seeds, settings.sample, progress)
+        for folder in sorted(Path("adapters").iterdir()):
+            easel.mount(folder)
+            easel.draw(settings.all_seeds, settings.sample, progress)
+        for scale in settings.scales:
+            easel.draw([settings.first_seed], dataclasses.replace(settings.sample, lora_scale=scale), progress)
+
+
+@contextlib.contextmanager
+def _working_folder(checkpoints: int) -> Iterator[None]:
+    """Work in a folder with what the stages before would have left there."""
+    start = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name in ("data", "models", "concept.yaml"):
+            Path(name).symlink_to(start / name)
+        with contextlib.redirect_stdout(io.StringIO()):
+            _fill(checkpoints)
+        yield
+
+
+def _fill(checkpoints: int) -> None:
+    data, concept, views, text = Path("data/images"), Path("concept.yaml"), ViewSettings(64, random_flip=True), TextSettings(77)
+    validate(ValidateSettings(), MODEL, views, text, data=data, concept=concept, manifest=Path("artifacts"), report=Path("v"))
+    cache_prompts(text, MODEL, **MANIFESTS, concept=concept, captions=CACHES["captions"], evaluation=CACHES["prompts"])
+    cache_latents(views, MODEL, **MANIFESTS, data=data, train=CACHES["latents"], evaluation=CACHES["held_out_latents"])
+    transformer, config = load_transformer(MODEL), TLoRAConfig(rank=16, min_rank=1)
+    inject_tlora_into_transformer(transformer, TARGETS, config)
+    for step in range(1, checkpoints + 1):
+        for parameter in tlora_parameters(transformer):
+            torch.nn.init.normal_(parameter, std=0.01, generator=torch.Generator().manual_seed(step))
+        described = AdapterMetadata(config, TARGETS, base=MODEL.path, concept="brick", trigger="matbrk", step=step)
+        save_tlora_weights(transformer, Path(f"adapters/checkpoint-{step:06d}") / WEIGHTS_FILE, described)
+
+
+if __name__ == "__main__":
+    main()
