@@ -124,6 +124,8 @@ class _Fold:
         self.layers = adapter_layers(transformer)
         if not self.layers:
             raise MergeError("nothing to merge: the transformer carries no adapter")
+        if len({layer.slot for layer in self.layers.values()}) > 1:
+            raise MergeError("one adapter can be merged, and the transformer carries several: draw unmerged")
         for name, layer in self.layers.items():
             if not _weight(layer).is_floating_point():
                 raise MergeError(f"{name} is quantised, and merging would round it again: draw unmerged")

@@ -147,3 +147,19 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
     _, adapter = saved(tmp_path / "adapter")
     with pytest.raises(SystemExit, match=r"tlora_weights\.safetensors: exists: choose another name"):
         main(["export", str(adapter), "--format", "kohya", "--out", str(adapter / WEIGHTS_FILE)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "kohya", "--max-bands", "3"], "--max-bands is for bands, --format is kohya"),
+        (["--format", "bands", "--steps", "4", "--width", "64"], "bands are cut for one sampler: give --height"),
+        (["--format", "bands", "--steps", "0", "--width", "64", "--height", "64"], "give --steps, at least 1"),
+        (["--format", "bands", "--steps", "4", "--width", "64", "--height", "64"], "models/tiny: no base model there"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    _, adapter = saved(tmp_path / "adapter")
+    with pytest.raises(SystemExit, match=message):
+        main(["export", str(adapter), "--out", str(tmp_path / "out"), *options])
+    assert not (tmp_path / "out").exists()

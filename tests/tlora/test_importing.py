@@ -1,5 +1,6 @@
 """LoRAs of other tools come in whole or not at all: real files of LyCORIS, the authors' layout, PEFT's settings."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ def test_the_authors_file_predicts_what_their_processors_add(tmp_path: Path) -> 
     torch.testing.assert_close(predict(transformer, tiny_inputs(2), given), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_lycoris_t_lora_predicts_what_lycoris_predicts_at_every_rank(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_lycoris_t_lora_predicts_what_lycoris_predicts_at_every_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # LyCORIS collects after every layer, two seconds each time
     base = tiny_pipeline_folder(tmp_path / "base")
     theirs = tiny_transformer()
     LycorisNetwork.apply_preset({"target_module": ["FluxAttention"], "target_name": []})

@@ -135,3 +135,13 @@ def test_merged_weights_are_rounded_once_from_the_sum() -> None:
 def test_there_must_be_an_adapter() -> None:
     with pytest.raises(MergeError, match="carries no adapter"), merged_weights(tiny_transformer()):
         pass
+
+
+def test_several_adapters_are_not_merged() -> None:
+    transformer = adapted()
+    inject_tlora_into_transformer(transformer, ["to_q"], CFG, slot=1)
+    with (
+        pytest.raises(MergeError, match="one adapter can be merged, and the transformer carries several"),
+        merged_weights(transformer),
+    ):
+        pass

@@ -6,6 +6,7 @@ from pathlib import Path
 from tlora.errors import SettingsError
 
 FORMATS = ("diffusers", "kohya", "bands")
+_OF_BANDS = ("steps", "width", "height", "base", "max_bands")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +30,15 @@ def run(options: argparse.Namespace) -> None:
 
     if options.out.exists():
         raise SettingsError(f"{options.out}: exists: choose another name, or delete it first")
-    layers, metadata = read_layers(options.adapter)
     if options.format == "bands":
         _bands(options)
         return
+    given = [name for name in _OF_BANDS if getattr(options, name) is not None]
+    if given:
+        raise SettingsError(f"--{given[0].replace('_', '-')} is for bands, --format is {options.format}")
     from tlora.export import export_adapter
 
+    layers, metadata = read_layers(options.adapter)
     export_adapter(layers, metadata, options.out, options.format)
     print(f"{options.out}: {len(layers)} layers, {options.format}; no mask: it runs at full rank at every step")
 
