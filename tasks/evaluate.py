@@ -6,14 +6,14 @@ is drawn, measured and written, and the stage then fails with the reason, so tha
 """
 
 import dataclasses
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tasks.album import CHECKPOINTS, SCALES, write_album
+from tasks.checkpoints import attempt, find_checkpoints
 from tasks.cli import run_stage
 from tasks.easel import Easel, Rows
 from tasks.evaluation_page import EvaluationFiles, render_evaluation
@@ -24,11 +24,11 @@ from tasks.state import remembered_seconds
 from tasks.stopwatch import Stopwatch
 from tasks.summary import BASE, Measured, summarise
 from tlora.base_model import ModelSpec, base_digest, require_base
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, read_metadata
+from tlora.checkpoint import WEIGHTS_FILE, read_metadata
 from tlora.concept import read_concept
 from tlora.data import LatentCache, PromptCache
 from tlora.device import hold_device
-from tlora.errors import CheckpointError, EvaluationError, InjectionError, ModelError
+from tlora.errors import EvaluationError
 from tlora.evaluator import load_dinov2, load_evaluator
 from tlora.fingerprint import digest_of
 from tlora.manifest import read_manifest
@@ -39,9 +39,6 @@ from tlora.progress import Progress
 from tlora.sampling import Painter, SampleSettings
 from tlora.selection import SelectionSettings
 from tlora.whole_file import write_json, write_text
-
-FINAL = "final"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -177,43 +174,6 @@ def evaluate(
     _say_time(watch, sum(len(row) for rows in [*drawn.values(), *scales.values()] for row in rows))
     if failures:
         raise EvaluationError(f"incomplete, all else is in {metrics} and {report}: {'; '.join(failures.values())}")
-
-
-def find_checkpoints(adapters: Path, model: ModelSpec) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return the folders of the checkpoints by name, in the order of their steps, and why others are passed over.
-
-    `final` is among them only where no other is its twin.
-
-    Raises:
-        CheckpointError: If there is none that can be measured.
-    """
-    found = {folder.name: folder for folder in sorted(adapters.glob("*/")) if (folder / WEIGHTS_FILE).exists()}
-    failures: dict[str, str] = {}
-    read = {name: attempt(failures, name, partial(_read_checkpoint, folder, model)) for name, folder in found.items()}
-    known = {name: metadata.step for name, metadata in read.items() if metadata}
-    if FINAL in known and any(step == known[FINAL] for name, step in known.items() if name != FINAL):
-        del known[FINAL]
-    if not known:
-        reason = "; ".join(failures.values()) or "no checkpoints to evaluate: run train first"
-        raise CheckpointError(reason if failures else f"{adapters}: {reason}")
-    return {name: found[name] for name in sorted(known, key=known.__getitem__)}, failures
-
-
-def attempt(failures: dict[str, str], what: str, action: Callable[[], T]) -> T | None:
-    """Return what an action returns; if it cannot, say why in a line, keep the line, and return None."""
-    try:
-        return action()
-    except (CheckpointError, InjectionError, ModelError) as error:
-        failures[what] = str(error)
-        print(f"evaluate: going on without {what}: {error}", file=sys.stderr, flush=True)
-        return None
-
-
-def _read_checkpoint(folder: Path, model: ModelSpec) -> AdapterMetadata:
-    metadata = read_metadata(folder / WEIGHTS_FILE)
-    if metadata.base != model.path:
-        raise CheckpointError(f"{folder}: trained on {metadata.base}, not on {model.path}: train again, or set model.path back")
-    return metadata
 
 
 def _load_judges(settings: EvaluateSettings, failures: dict[str, str]) -> Judges:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.evaluate import find_checkpoints
+from tasks.checkpoints import find_checkpoints
 from tasks.scoring import Known, Material, score_embeddings, score_textures
 from tasks.summary import BASE, NOT_MEASURED, Losses, Measured, summarise
 from tests.tiny_flux import tiny_transformer
