@@ -61,6 +61,70 @@ def require_torch() -> None:
         )
 
 
+@dataclass(frozen=True)
+class FluxShape:
+    """The sizes of a FLUX transformer; the defaults are FLUX.1-dev's.
+
+    Args:
+        double_blocks: Blocks in which text and picture have weights of their own.
+        single_blocks: Blocks in which they share them.
+        width: Numbers of a token.
+        head_width: Numbers of a token in one head of the attention.
+        text_width: Width of the T5 embeddings.
+        pooled_width: Width of the CLIP embedding.
+        channels: Numbers of a packed token of latents.
+        guidance: Whether it takes the guidance as an input.
+        pixels_per_latent: Pixels that one latent covers on a side.
+    """
+
+    double_blocks: int = 19
+    single_blocks: int = 38
+    width: int = 3072
+    head_width: int = 128
+    text_width: int = 4096
+    pooled_width: int = 768
+    channels: int = 64
+    guidance: bool = True
+    pixels_per_latent: int = 8
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        d = self.width
+        entrance = (self.channels + 1 + self.text_width + 1) * d
+        sides = (1 + self.guidance) * (256 * d + d + d * d + d) + (self.pooled_width + 1) * d + d * d + d
+        double = self.double_blocks * (36 * d * d + 30 * d + 4 * self.head_width)
+        single = self.single_blocks * (15 * d * d + 11 * d + 2 * self.head_width)
+        return entrance + sides + double + single + 2 * d * d + 2 * d + (d + 1) * self.channels
+
+
+def read_shape(spec: ModelSpec) -> FluxShape:
+    """Return the sizes of a base model; of one on the hub that is not here yet, FLUX.1-dev's.
+
+    Raises:
+        ModelError: If a folder's configuration cannot be read.
+    """
+    transformer, vae = (_part_folder(spec, part) / "config.json" for part in ("transformer", "vae"))
+    if not spec.is_folder and not transformer.exists():
+        return FluxShape()
+    try:
+        sizes = json.loads(transformer.read_text(encoding="utf-8"))
+        blocks = json.loads(vae.read_text(encoding="utf-8"))["block_out_channels"]
+        return FluxShape(
+            double_blocks=sizes["num_layers"],
+            single_blocks=sizes["num_single_layers"],
+            width=sizes["num_attention_heads"] * sizes["attention_head_dim"],
+            head_width=sizes["attention_head_dim"],
+            text_width=sizes["joint_attention_dim"],
+            pooled_width=sizes["pooled_projection_dim"],
+            channels=sizes["in_channels"],
+            guidance=sizes["guidance_embeds"],
+            pixels_per_latent=2 ** (len(blocks) - 1),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{spec.path}: its transformer and VAE configuration cannot be read: {error}") from error
+
+
 def require_base(spec: ModelSpec) -> None:
     """Check that the base model can be loaded, before anything is.
 
@@ -137,9 +201,19 @@ def require_free_space(folder: Path, wanted: float, remedy: str) -> None:
         raise ModelError(f"{folder}: {free / 1e9:.1f} GB free, {wanted / 1e9:.1f} GB needed: {remedy}")
 
 
+def _part_folder(spec: ModelSpec, part: str) -> Path:
+    if spec.is_folder:
+        return Path(spec.path) / part
+    return next((index.parent / part for index in _snapshots(spec)), hub_folder() / part)
+
+
 def _is_cached(spec: ModelSpec) -> bool:
+    return bool(_snapshots(spec))
+
+
+def _snapshots(spec: ModelSpec) -> list[Path]:
     snapshots = hub_folder() / f"models--{spec.path.replace('/', '--')}" / "snapshots"
-    return any(snapshots.glob(f"{spec.revision or '*'}/model_index.json"))
+    return sorted(snapshots.glob(f"{spec.revision or '*'}/model_index.json"))
 
 
 def _require_token(spec: ModelSpec) -> None:

@@ -10,6 +10,7 @@ TloraError
 +-- CheckpointError   an adapter or a state file cannot be trusted
 +-- CacheError        a cached embedding or latent is missing or does not fit what is asked of it
 +-- TrainingError     training cannot go on: a loss or a gradient is not finite
+|   +-- OutOfMemoryError  what is asked for needs more memory than there is
 +-- EvaluationError   an evaluation is incomplete, or not there where it is needed
 """
 
@@ -56,3 +57,7 @@ class TrainingError(TloraError):
 
 class EvaluationError(TloraError):
     """An evaluation is incomplete, or not there where it is needed."""
+
+
+class OutOfMemoryError(TrainingError):
+    """What is asked for needs more memory than there is."""

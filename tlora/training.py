@@ -25,6 +25,7 @@ from tlora.latents import PATCH
 from tlora.model import TRAINING_GUIDANCE, Conditioning, predict_velocity
 from tlora.noise import MAX_TIMESTEP, draw_sigma, mix_noise, sample_generator, velocity_target
 from tlora.optimizer import build_optimizer, learning_rate, optimizer_tensors, restore_optimizer
+from tlora.peak_memory import PeakMemory
 from tlora.plan import SamplePlan
 from tlora.training_settings import TrainingSettings
 
@@ -92,6 +93,7 @@ class Training:
         self._prepared, self.optimizer = accelerator.prepare(transformer, self._optimizer)
         self._average = [p.detach().clone() for p in self.parameters] if settings.loop.ema_decay else []
         self._schedule = settings.adapter.schedule(MAX_TIMESTEP)
+        self.memory = PeakMemory(accelerator.device)
 
     def steps(
         self, views: Sequence[LatentItem], shapes: Sequence[tuple[int, int]], read_prompts: ReadPrompts
@@ -105,6 +107,7 @@ class Training:
 
         Raises:
             TrainingError: If a loss or a gradient is not finite; the adapter is then as after the step before.
+            OutOfMemoryError: If memory runs out, with the peak by phase; no batch is ever left out.
         """
         loop = self.settings.loop
         per_step = loop.train_batch_size * loop.gradient_accumulation_steps * self.accelerator.num_processes
@@ -191,12 +194,14 @@ class Training:
         for first in range(0, len(samples), loop.train_batch_size):
             batch = samples[first : first + loop.train_batch_size]
             with self.accelerator.accumulate(self._prepared):
-                loss = self._loss([sample for _, sample in batch], batch[0][0], read_prompts)
+                with self.memory.phase("forward"):
+                    loss = self._loss([sample for _, sample in batch], batch[0][0], read_prompts)
                 losses.append(self._finite(loss, "loss", batch))
-                self.accelerator.backward(loss)
+                with self.memory.phase("backward"):
+                    self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     norm = self._finite(self._clip(), "gradient", batch)
-                with self._masked_ranks_kept(highest_rank):
+                with self.memory.phase("optimizer"), self._masked_ranks_kept(highest_rank):
                     self.optimizer.step()
                 self.optimizer.zero_grad()
         if self._average:
