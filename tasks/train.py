@@ -6,10 +6,13 @@ SIGINT), it finishes the step, saves, and exits with 75.
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -21,13 +24,16 @@ from tasks.state import state_folder
 from tasks.tracking.live import LiveRun
 from tasks.tracking.runs import training_points
 from tlora.activity import activity_lines, rank_activity, sampler_reach
-from tlora.base_model import ModelSpec, require_base
+from tlora.base_model import ModelSpec, read_shape, require_base
 from tlora.checkpoint import AdapterMetadata
 from tlora.data import INDEX, LatentCache, PromptCache
 from tlora.device import hold_device
+from tlora.errors import OutOfMemoryError
 from tlora.inject import inject_tlora_into_transformer
+from tlora.memory import MemoryPlan, Workload
 from tlora.model import choose_device, load_scheduler, load_transformer
 from tlora.noise import MAX_TIMESTEP
+from tlora.peak_memory import PeakMemory, free_bytes
 from tlora.preemption import Preempted, StopRequest, asked_to_stop
 from tlora.progress import Progress
 from tlora.run_folder import RunFolder
@@ -65,12 +71,12 @@ def train(
     run = RunFolder(state_folder("train"), fields, settings.keep_states, writes=accelerator.is_main_process, say=_say)
     record = {"fingerprint": run.fingerprint, "params": shaping_params(settings, model), **circumstances()}
     outputs = _Outputs(run, metadata, settings, record, adapters, report)
-    with hold_device(str(accelerator.device), "train"), asked_to_stop(_say) as stop:
+    with _alone_on(accelerator), _explained_memory(_memory_plan(settings, model, views, captions, accelerator)):
         training = _prepare(settings, model, accelerator)
         _print_rank_activity(settings, model, views.shapes()[0])
         run.resume(training)
         run.rebuild(adapters, report)
-        with LiveRun(metadata, say=_say) as live:
+        with LiveRun(metadata, say=_say) as live, asked_to_stop(_say) as stop:
             watch = _Watch(training, model, settings, views, captions, live)
             _train_to_the_end(training, views, captions, outputs, watch, stop)
     outputs.finish(training)
@@ -143,15 +149,38 @@ class _Outputs:
             _say(f"relative weight change of {kind}: {share:.4%}")
         last = self.run.last_line()
         write_json(self.report / "summary.json", {"steps": training.step, "last_loss": last["loss"], "relative_change": change})
-        write_json(self.report / "run.json", self.record)
+        write_json(self.report / "run.json", {**self.record, "peak_memory": training.memory.peaks})
+        _say(f"peak of memory by phase: {training.memory}")
         _say(f"{training.step} steps done, adapters in {self.adapters}")
 
 
+def _memory_plan(
+    settings: TrainSettings, model: ModelSpec, views: LatentCache, captions: PromptCache, accelerator: Accelerator
+) -> MemoryPlan:
+    """Say what memory the run will need, before a weight is loaded, and return what that was worked out from."""
+    embeds, _ = captions.read([str(views.entries[0]["caption"])])
+    tokens = max(image_tokens(shape) for shape in views.shapes())
+    load = Workload(tokens, embeds.shape[1], model.dtype, settings.mixed_precision)
+    plan = MemoryPlan(read_shape(model), settings.training, settings.target_modules, load, free_bytes(accelerator.device))
+    _say(plan.line())
+    return plan
+
+
+@contextmanager
+def _explained_memory(plan: MemoryPlan) -> Iterator[None]:
+    """Add to an error about memory what would make the run fit."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{error}: {plan.advice()}") from error
+
+
 def _prepare(settings: TrainSettings, model: ModelSpec, accelerator: Accelerator) -> Training:
-    transformer = load_transformer(model).to(accelerator.device)
-    seed = settings.training.loop.seed
-    layers = inject_tlora_into_transformer(transformer, settings.target_modules, settings.training.adapter, seed=seed)
-    training = Training(transformer, settings.training, accelerator)
+    memory, seed = PeakMemory(accelerator.device), settings.training.loop.seed
+    with memory.phase("loading"):
+        transformer = load_transformer(model).to(accelerator.device)
+        layers = inject_tlora_into_transformer(transformer, settings.target_modules, settings.training.adapter, seed=seed)
+        training = Training(transformer, settings.training, accelerator, memory)
     count = sum(p.numel() for p in training.parameters)
     _say(f"{layers} layers, {count:,} trainable parameters, on {accelerator.device}")
     return training
@@ -167,6 +196,13 @@ def _print_rank_activity(settings: TrainSettings, model: ModelSpec, shape: tuple
         _say(line)
 
 
+def _alone_on(accelerator: Accelerator) -> AbstractContextManager[None]:
+    """Hold the device; processes of one run that share the CPU hold it once."""
+    if accelerator.device.type == "cpu" and not accelerator.is_local_main_process:
+        return nullcontext()
+    return hold_device(str(accelerator.device), "train")
+
+
 def _train_to_the_end(
     training: Training, views: LatentCache, captions: PromptCache, outputs: _Outputs, watch: _Watch, stop: StopRequest
 ) -> None:
@@ -177,9 +213,17 @@ def _train_to_the_end(
             progress.advance(f"loss {report.loss:.4f}")
             outputs.keep(training)
             watch.look(line, outputs.report / "previews")
-            if stop.is_made:
+            if _any_process(training.accelerator, stop.is_made):
                 outputs.run.save_state(training)
                 raise Preempted(f"asked to stop; the state of step {report.step} is saved, run it again to go on")
+
+
+def _any_process(accelerator: Accelerator, is_made: bool) -> bool:
+    """Return whether any process of the run was asked to stop: all must stop after the same step, or none."""
+    if accelerator.num_processes == 1:
+        return is_made
+    asked = accelerator.reduce(torch.tensor(float(is_made), device=accelerator.device), "sum")
+    return bool(asked > 0)
 
 
 def _say(line: str) -> None:

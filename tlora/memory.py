@@ -17,8 +17,9 @@ _MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}  # a parameter; Prod
 _KEPT = {"image": 12, "text": 12, "all": 11}  # a stream of a double block, and a single block: 2-3 norms, attention 4, GELU 4
 _NORMS = {"image": 2, "text": 2, "all": 1}
 _PASSING = 11  # what backward holds for a moment: the gradients of a block's widest tensors, 5 and 4 widths, and then some
-_RUNTIME = 50e6  # the libraries' code and workspaces
+_RUNTIME = 30e6  # the libraries' code and workspaces
 _GB = 1e9
+_CLEARLY_LESS = 0.95  # where memory ran out although the estimate fitted: the estimate errs by about so much
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,43 @@ def adapter_parameters(shape: FluxShape, settings: TrainingSettings, targets: Se
     )
 
 
-def changes_that_fit(
-    shape: FluxShape, settings: TrainingSettings, targets: Sequence[str], load: Workload, available: float
-) -> Iterator[tuple[str, MemoryEstimate]]:
-    """Yield what could be changed so that training fits, the smallest change first, each with its own estimate."""
-    for words, changed, lighter in _smaller(settings, load):
-        estimate = estimate_memory(shape, changed, targets, lighter)
-        if estimate.total <= available:
-            yield words, estimate
+@dataclass(frozen=True)
+class MemoryPlan:
+    """A run and the memory that there is for it.
+
+    Args:
+        shape: The base model's.
+        settings: Everything that shapes the run.
+        targets: Suffixes of the Linears to adapt.
+        load: Sizes and types.
+        available: Bytes that the device has free before the model is loaded.
+    """
+
+    shape: FluxShape
+    settings: TrainingSettings
+    targets: Sequence[str]
+    load: Workload
+    available: float
+
+    def estimate(self) -> MemoryEstimate:
+        """Return the expected peak."""
+        return estimate_memory(self.shape, self.settings, self.targets, self.load)
+
+    def line(self) -> str:
+        """Return what is needed and what there is, with a warning and a way out where that is too little."""
+        estimate = self.estimate()
+        line = f"memory: about {estimate} of {self.available / _GB:.1f} GB that are free"
+        return line if estimate.total <= self.available else f"warning: {line}: {self.advice()}"
+
+    def advice(self) -> str:
+        """Return the smallest change that makes the run fit."""
+        present = self.estimate().total
+        limit = self.available if present > self.available else _CLEARLY_LESS * present
+        for words, settings, load in _smaller(self.settings, self.load):
+            needed = estimate_memory(self.shape, settings, self.targets, load).total
+            if needed <= limit:
+                return f"set {words}, which needs about {needed / _GB:.1f} GB"
+        return "nothing short of a device with more memory makes it fit"
 
 
 def _smaller(settings: TrainingSettings, load: Workload) -> Iterator[tuple[str, TrainingSettings, Workload]]:

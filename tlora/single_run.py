@@ -76,7 +76,7 @@ def train_from_config(config: FlatConfig, say: Say) -> None:
         cpu=choose_device(model).type == "cpu",
     )
     metadata = _describe(config, model)
-    with hold_device(str(accelerator.device), "tlora train"), asked_to_stop(say) as stop:
+    with hold_device(str(accelerator.device), "tlora train"):
         training = _prepare(config, model, accelerator, say)
         fields = _fingerprint_fields(config, metadata, accelerator.num_processes)
         folder = RunFolder(output / STATES, fields, KEEP_STATES, writes=accelerator.is_main_process, say=say)
@@ -86,7 +86,8 @@ def train_from_config(config: FlatConfig, say: Say) -> None:
         if accelerator.is_main_process:
             claim_output(output, folder.fingerprint, say)
         folder.publish(output, output)
-        _train_to_the_end(run, config.checkpointing_steps, stop)
+        with asked_to_stop(say) as stop:
+            _train_to_the_end(run, config.checkpointing_steps, stop)
     _finish(run, say)
 
 

@@ -72,12 +72,19 @@ class Training:
         transformer: Prepared by `inject_tlora_into_transformer`, on its device.
         settings: Everything that shapes the run.
         accelerator: Mixed precision, accumulation and processes.
+        memory: Keeps the peak by phase; one that has seen the loading, say.
 
     Raises:
         SettingsError: If the transformer carries no adapter, or the accelerator accumulates over another number of micro-steps.
     """
 
-    def __init__(self, transformer: nn.Module, settings: TrainingSettings, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        transformer: nn.Module,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        memory: PeakMemory | None = None,
+    ) -> None:
         self.settings, self.accelerator, self.step = settings, accelerator, 0
         self.transformer = transformer
         self.parameters = list(tlora_parameters(transformer))
@@ -93,7 +100,7 @@ class Training:
         self._prepared, self.optimizer = accelerator.prepare(transformer, self._optimizer)
         self._average = [p.detach().clone() for p in self.parameters] if settings.loop.ema_decay else []
         self._schedule = settings.adapter.schedule(MAX_TIMESTEP)
-        self.memory = PeakMemory(accelerator.device)
+        self.memory = memory or PeakMemory(accelerator.device)
 
     def steps(
         self, views: Sequence[LatentItem], shapes: Sequence[tuple[int, int]], read_prompts: ReadPrompts

@@ -10,10 +10,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes; the folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # the disk is full, say: leave it no fuller
+        temporary.unlink(missing_ok=True)
+        raise
     os.replace(temporary, path)
 
 

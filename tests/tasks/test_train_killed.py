@@ -1,9 +1,7 @@
 """Training that is killed, again and again, ends in the same bytes as training that was left alone."""
 
 import contextlib
-import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -11,53 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.tasks.trainable import RUN, make_trainable
+from tests.tasks.stage_process import bytes_of, kill, start
+from tests.tasks.trainable import make_trainable
 from tlora.checkpoint import WEIGHTS_FILE
 
 pytestmark = pytest.mark.slow
 
 KILLS, KILLS_IN_A_WRITE, KILLS_THROUGH_DVC = 12, 5, 3
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["tasks.train"])  # each process starts with the imports done, and is as real as any other
 
 
-def attempt(folder: str) -> None:
-    """Run the stage, in a process group of its own, as its command would."""
-    os.setsid()
-    os.chdir(folder)
-    with Path("train.log").open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    from tasks.cli import run_stage
-    from tasks.train import train
-
-    run_stage(train, RUN)
-
-
-def start(folder: Path) -> multiprocessing.process.BaseProcess:
-    """Start the stage in a folder."""
-    process = FORK.Process(target=attempt, args=(str(folder),))
-    process.start()
-    return process
-
-
-def kill(pid: int) -> None:
-    """Kill a process with its whole group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def bytes_of(folder: Path) -> dict[str, str]:
-    """Return the hash of every file below a folder."""
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
-
-
-def wait_for_a_write(folder: Path, process: multiprocessing.process.BaseProcess) -> None:
+def wait_for_a_write(folder: Path, process: BaseProcess) -> None:
     """Wait until a checkpoint or a state is half written, or the process ends."""
     while process.is_alive() and not any((folder / ".state/train").rglob("*.partial")):
         time.sleep(0.0005)

@@ -34,15 +34,15 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def make_trainable(folder: Path) -> Path:
-    """Fill a folder; equal calls make equal inputs."""
+def make_trainable(folder: Path, **changes: Any) -> Path:
+    """Fill a folder; equal calls make equal inputs. `changes` go into section `train`."""
     folder.mkdir(parents=True, exist_ok=True)
     for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=folder, check=True)
     tiny_pipeline_folder(folder / "base")
     params = yaml.safe_load((ROOT / "params/pocket.yaml").read_text())
     params["model"]["path"] = "base"
-    params["train"] |= CHANGES
+    params["train"] |= CHANGES | changes
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "concept.yaml").write_text("name: brick\ntrigger: matbrk\nheld_out: [b.png]\nprompts: [a matbrk wall]\n")
     source = torch.Generator().manual_seed(0)

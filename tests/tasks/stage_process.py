@@ -1,0 +1,54 @@
+"""The training stage in a process of its own: started, limited, killed."""
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import resource
+import signal
+from pathlib import Path
+
+from tests.tasks.trainable import RUN
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["tasks.train"])  # each process starts with the imports done, and is as real as any other
+
+
+def start(folder: Path, *, memory: int = 0) -> multiprocessing.process.BaseProcess:
+    """Start the stage in a folder.
+
+    Args:
+        folder: Made by `make_trainable`.
+        memory: Bytes that it may take beyond what it starts with; 0 for no limit.
+    """
+    process = FORK.Process(target=_attempt, args=(str(folder), memory))
+    process.start()
+    return process
+
+
+def kill(pid: int) -> None:
+    """Kill a process with its whole group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    """Return the hash of every file below a folder."""
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def _attempt(folder: str, memory: int) -> None:
+    """Run the stage, in a process group of its own, as its command would."""
+    os.setsid()
+    os.chdir(folder)
+    with Path("train.log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if memory:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    from tasks.cli import run_stage
+    from tasks.train import train
+
+    run_stage(train, RUN)
