@@ -97,7 +97,7 @@ def estimate_memory(shape: FluxShape, settings: TrainingSettings, targets: Seque
         targets: Suffixes of the Linears to adapt.
         load: Sizes and types.
     """
-    weights = shape.parameters * _BYTES[load.dtype]
+    weights = float(shape.parameters * _BYTES[load.dtype])
     if load.dtype == "float32" and load.mixed_precision == "bf16":
         weights *= 1.5  # autocast's copies of frozen weights, which backward needs
     return MemoryEstimate(weights, _adapter_bytes(shape, settings, targets), _activation_bytes(shape, settings, targets, load))
