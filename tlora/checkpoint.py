@@ -117,18 +117,16 @@ def load_tlora_weights(module: nn.Module, file: Path, strict: bool = True, *, sl
     expected = adapter_tensors(module, slot)
     if not expected:
         raise CheckpointError(f"{file}: the module carries no adapter to load into: inject one first")
+    elsewhere = "made for other targets or another base" + (f", it names {metadata.base}" if metadata.base else "")
     unknown, missing = sorted(tensors.keys() - expected.keys()), sorted(expected.keys() - tensors.keys())
     if unknown:
-        raise CheckpointError(
-            f"{file}: unknown key {unknown[0]!r} ({len(unknown)} in all): made for other targets or another base"
-        )
+        raise CheckpointError(f"{file}: unknown key {unknown[0]!r} ({len(unknown)} in all): {elsewhere}")
     if missing and strict:
-        raise CheckpointError(
-            f"{file}: missing key {missing[0]!r} ({len(missing)} in all): made for other targets or another base"
-        )
+        raise CheckpointError(f"{file}: missing key {missing[0]!r} ({len(missing)} in all): {elsewhere}")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
-            raise CheckpointError(f"{file}: {name} is {tuple(tensor.shape)}, the layer needs {tuple(expected[name].shape)}")
+            shapes = f"{tuple(tensor.shape)}, the layer needs {tuple(expected[name].shape)}"
+            raise CheckpointError(f"{file}: {name} is {shapes}: {elsewhere}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             expected[name].copy_(tensor)

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.tiny_flux import Inputs, predict, tiny_transformer
@@ -50,3 +52,9 @@ def saved(folder: Path, cfg: TLoRAConfig = CFG, suffixes: tuple[str, ...] = EVER
     metadata = AdapterMetadata(cfg, suffixes, base="models/tiny", data_digest="d1", trigger="matbrk", step=7)
     save_tlora_weights(transformer, folder / WEIGHTS_FILE, metadata)
     return transformer, folder
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a safetensors file, unchecked, to write it again with something wrong."""
+    with safe_open(file, framework="pt") as opened:
+        return load_file(file), opened.metadata()

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from tests.tiny_flux import predict, tiny_inputs, tiny_transformer
-from tests.tlora.adapted import CFG, MASKS, ORTHO, adapted, saved
+from tests.tlora.adapted import CFG, MASKS, ORTHO, adapted, read, saved
 from tlora.adapter import TLoRAConfig
 from tlora.adapter_report import effective_rank, report
 from tlora.checkpoint import FORMAT_VERSION, attach_adapter
@@ -20,7 +18,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 @pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
 @pytest.mark.parametrize(("name", "cfg"), [("lora", CFG), ("ortho_lora", ORTHO)])
-def test_an_adapter_of_every_released_format_is_still_read(version: int, name: str, cfg: TLoRAConfig) -> None:
+def test_an_adapter_of_every_released_format_is_stillread(version: int, name: str, cfg: TLoRAConfig) -> None:
     transformer = tiny_transformer()
     metadata = attach_adapter(transformer, FIXTURES / f"format_{version}" / f"{name}.safetensors")
     assert (metadata.config, metadata.target_modules, metadata.trigger, metadata.step) == (cfg, ("to_q",), "matbrk", 3)
@@ -30,17 +28,12 @@ def test_an_adapter_of_every_released_format_is_still_read(version: int, name: s
 
 
 def test_a_newer_format_is_refused_with_the_release_that_reads_it(tmp_path: Path) -> None:
-    tensors, metadata = _read(FIXTURES / "format_1" / "lora.safetensors")
+    tensors, metadata = read(FIXTURES / "format_1" / "lora.safetensors")
     for changes, needed in (({"readable_since": "3.1.0"}, "flux-tlora 3.1.0"), ({}, "flux-tlora a newer release")):
         strings = {k: v for k, v in metadata.items() if k != "readable_since"} | {"format_version": "9"} | changes
         save_file(tensors, tmp_path / "new.safetensors", strings)
         with pytest.raises(SystemExit, match=f"written in format 9, this program reads up to 1: it needs {needed}"):
             main(["inspect", str(tmp_path / "new.safetensors")])
-
-
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(file, framework="pt") as opened:
-        return load_file(file), opened.metadata()
 
 
 def test_the_report_of_our_own_file(capsys: pytest.CaptureFixture[str]) -> None:

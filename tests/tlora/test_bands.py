@@ -27,6 +27,7 @@ from tlora.latents import pack
 from tlora.model import load_scheduler, load_transformer, load_vae
 from tlora.sampling import Painter, SampleSettings, denoise, initial_noise
 
+POCKET = Path(__file__).parents[2] / "models" / "pocket-flux"
 WIDE = TLoRAConfig(rank=12, alpha=12.0, min_rank=2)
 TIMESTEPS = (1000.0, 800.0, 600.0, 400.0, 200.0)
 
@@ -82,7 +83,7 @@ def test_the_shipped_module_draws_our_masked_picture(tmp_path: Path, cfg: TLoRAC
 
 @pytest.mark.slow
 def test_so_it_does_on_the_pocket(tmp_path: Path) -> None:
-    spec = ModelSpec("models/pocket-flux", dtype="float32", device="cpu")
+    spec = ModelSpec(str(POCKET), dtype="float32", device="cpu")
     transformer, vae, scheduler = load_transformer(spec).eval(), load_vae(spec), load_scheduler(spec)
     cfg = TLoRAConfig(rank=16, alpha=16.0, min_rank=1)
     inject_tlora_into_transformer(transformer, ["to_q", "to_k", "to_v", "to_out.0"], cfg)
