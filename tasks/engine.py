@@ -4,6 +4,7 @@ Few chunks are under way at once, so memory does not grow with the number of ite
 what it reads must be readable where it runs; a Ray cluster therefore needs this package and the same shared folders.
 """
 
+import ctypes
 import os
 import signal
 from collections import deque
@@ -18,6 +19,7 @@ Engine = Literal["processes", "ray"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # off: ray listens on 127.0.0.1 alone, on every system
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FEW = 16  # items that are not worth starting processes for
 _CHUNK = 16
 _CHUNKS_PER_WORKER = 4  # under way: enough that none waits, few enough to hold
@@ -48,7 +50,7 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], engi
 
 
 def _map_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
-    with ProcessPoolExecutor(workers, initializer=_leave_signals_to_parent) as pool:
+    with ProcessPoolExecutor(workers, initializer=_hang_on_parent) as pool:
 
         def submit(chunk: Sequence[Item]) -> "Future[list[Result]]":
             return pool.submit(_each, function, chunk)
@@ -106,6 +108,8 @@ def _each(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Res
     return [function(item) for item in chunk]
 
 
-def _leave_signals_to_parent() -> None:
+def _hang_on_parent() -> None:
+    """Leave the keyboard's signal to the parent, and end with it: a pool's workers outlive a parent that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,6 +1,5 @@
 """The same work by processes and by Ray, on this machine: the same results, bit for bit, and nothing left running."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import psutil
 import pytest
 
 from tasks.engine import WorkerDied, map_in_order
+from tests.processes import marked_processes
 from tests.tasks.data_folder import texture
 
 ROOT = Path(__file__).parents[2]
@@ -54,24 +54,15 @@ def test_ray_gives_the_same_manifests_and_reports_and_leaves_no_process(data: Pa
         environment |= {"PYTHONPATH": str(ROOT), "MARK": str(data)}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as stage:
             while stage.poll() is None:
-                heard_on |= {address for process in _marked(str(data)) for address in _listening(process)}
+                heard_on |= {address for process in marked_processes(str(data)) for address in _listening(process)}
                 time.sleep(0.2)
             assert (stage.returncode, stage.stderr.read()) == (0, ""), stage.stdout.read()
         outputs[engine] = {path.name: path.read_bytes() for path in Path(engine).rglob("*.*")}
     assert len(outputs["ray"]) == 5
     assert outputs["ray"] == outputs["processes"]
-    assert _marked(str(data)) == []
+    assert marked_processes(str(data)) == []
     assert heard_on <= {"127.0.0.1", "::ffff:127.0.0.1"}
     assert heard_on
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    """Return the processes that were started with MARK in their environment, or by one that was."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # another user's, or gone
-            found += [process] if process.environ().get("MARK") == mark else []
-    return found
 
 
 def _listening(process: psutil.Process) -> set[str]:

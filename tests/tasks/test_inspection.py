@@ -1,13 +1,20 @@
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tasks.inspection import inspect_pictures
+from tests.processes import marked_processes
 from tests.tasks.data_folder import run, texture
 from tlora.base_model import ModelSpec
 from tlora.manifest import read_split
+
+ROOT = Path(__file__).parents[2]
 
 
 def looks() -> Path:
@@ -39,14 +46,25 @@ def test_an_unchanged_picture_is_not_decoded_again_and_a_damaged_memory_is(
     assert "known" not in capsys.readouterr().out
 
 
-def test_what_was_seen_before_an_interruption_is_not_seen_again(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{n}.png" for n in range(100)]
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tasks.inspection import inspect_pictures
+seen = inspect_pictures(sorted(Path().glob("*.png")), 64, Path("looks.sqlite"))
+for _ in range(80):
+    next(seen)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_seen_before_a_kill_is_not_seen_again_and_no_worker_outlives_it(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{n:03d}.png" for n in range(100)]
     for n, path in enumerate(paths):
         texture(n, (40, 40)).save(path)
-    interrupted = inspect_pictures(paths, 64, tmp_path / "looks.sqlite")
-    for _ in range(50):
-        next(interrupted)
-    interrupted.close()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MARK": str(tmp_path)}
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
     again = list(inspect_pictures(paths, 64, tmp_path / "looks.sqlite"))
-    assert [seen.thumbnail is None for seen in again] == [True] * 50 + [False] * 50
+    assert [seen.thumbnail is None for seen in again] == [True] * 64 + [False] * 36  # the last transaction was not full
     assert [seen.inspection.picture for seen in again] == [path.name for path in paths]
+    assert marked_processes(str(tmp_path)) == []

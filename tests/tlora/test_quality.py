@@ -1,10 +1,12 @@
+import time
+
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from tests.tasks.picture_corpus import encode, sample
 from tlora.pictures import decode_bytes
-from tlora.quality import contrast, middle, near_copies, overview, perceptual_hash, sharpness
+from tlora.quality import contrast, middle, near_copies, nearest_hashes, overview, perceptual_hash, sharpness
 
 
 def test_blur_lowers_sharpness_and_contrast_does_not() -> None:
@@ -46,3 +48,13 @@ def test_scaled_and_recompressed_copies_are_near_and_other_pictures_are_not() ->
     recompressed = decode_bytes(encode(pictures[1], "JPEG", quality=30)).picture
     hashes = [perceptual_hash(overview(picture)) for picture in (*pictures, scaled, recompressed)]
     assert [(i, j) for i, j, _ in near_copies(hashes, 8)] == [(4, 2), (5, 1)]
+
+
+@pytest.mark.slow
+def test_the_likes_of_twenty_thousand_pictures_are_found_in_seconds() -> None:
+    hashes = [int(h) for h in np.random.default_rng(0).integers(0, 2**63, 20_000)]
+    hashes[-1] = hashes[0] ^ 0b1011
+    began = time.process_time()
+    assert near_copies(hashes, 4) == [(19_999, 0, 3)]
+    assert nearest_hashes(hashes[-4000:], hashes[:16_000])[-1] == (0, 3)
+    assert time.process_time() - began < 5
