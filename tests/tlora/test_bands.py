@@ -82,7 +82,7 @@ def test_the_shipped_module_draws_our_masked_picture(tmp_path: Path, cfg: TLoRAC
 
 
 @pytest.mark.slow
-def test_so_it_does_on_the_pocket(tmp_path: Path) -> None:
+def test_so_it_does_on_the_pocket_and_the_whole_file_draws_our_full_rank(tmp_path: Path) -> None:
     spec = ModelSpec(str(POCKET), dtype="float32", device="cpu")
     transformer, vae, scheduler = load_transformer(spec).eval(), load_vae(spec), load_scheduler(spec)
     cfg = TLoRAConfig(rank=16, alpha=16.0, min_rank=1)
@@ -104,6 +104,15 @@ def test_so_it_does_on_the_pocket(tmp_path: Path) -> None:
     got = drawn_with_bands(pipeline, tmp_path / "out", embeddings, noise)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
     assert (got - full).abs().max() > 20 * (got - expected).abs().max()
+    main(["export", str(tmp_path / "adapter.safetensors"), "--format", "diffusers", "--out", str(tmp_path / "full.safetensors")])
+    whole = FluxPipeline(load_scheduler(spec), vae, None, None, None, None, load_transformer(spec))
+    whole.load_lora_weights(str(tmp_path), weight_name="full.safetensors")
+    whole.set_progress_bar_config(disable=True)
+    unmasked = whole(
+        prompt_embeds=embeddings[0], pooled_prompt_embeds=embeddings[1], latents=pack(noise), output_type="latent",
+        width=64, height=64, num_inference_steps=8,
+    ).images  # fmt: skip
+    torch.testing.assert_close(unmasked, full, rtol=1e-3, atol=1e-3)
 
 
 def layers_of(cfg: TLoRAConfig, folder: Path) -> tuple[Any, AdapterMetadata]:
