@@ -24,7 +24,7 @@ def inline_pictures(files: Iterable[Path], budget: int = BUDGET) -> dict[Path, s
     originals = {file: file.read_bytes() for file in files}
     shown, side = originals, max((_longest_side(data) for data in originals.values()), default=0)
     while (total := _BASE64 * sum(map(len, shown.values()))) > budget and side > _SMALLEST_SIDE:
-        side = max(_SMALLEST_SIDE, int(side * min(0.85, math.sqrt(budget / total))))
+        side = max(_SMALLEST_SIDE, int(side * min(0.95, math.sqrt(budget / total))))
         shown = {file: _encode(Image.open(io.BytesIO(data)), side) for file, data in originals.items()}
     return {file: _uri(data) for file, data in shown.items()}
 

@@ -74,7 +74,7 @@ def test_all_text_of_others_is_shown_as_text(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_checkpoints_twelve_prompts_and_four_seeds_of_large_pictures_stay_within_the_budget(tmp_path: Path) -> None:
-    page = write_page(tmp_path, Shape(checkpoints=20, prompts=12, seeds=4, side=192))
+    page = write_page(tmp_path, Shape(checkpoints=20, prompts=12, seeds=4, side=160))
     assert sum(file.stat().st_size for file in (tmp_path / "album").rglob("*.webp")) * 4 / 3 > BUDGET
     assert len(re.findall('class="tile"', page.read_text())) == 21 * 12 * 4
     assert page.stat().st_size < BUDGET + 1_500_000
