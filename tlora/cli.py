@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from tlora.commands import export, import_, infer, inspect, train
+from tlora.commands import card, export, import_, infer, inspect, train
 from tlora.errors import TloraError
 from tlora.preemption import PREEMPTED, Preempted
 
@@ -28,6 +28,7 @@ VERBS = {
     "export": Verb("write an adapter as the files that other tools load", export.add_options, export.run),
     "import": Verb("make an adapter of another tool's LoRA", import_.add_options, import_.run),
     "inspect": Verb("say what an adapter file holds, without loading a model", inspect.add_options, inspect.run),
+    "card": Verb("write a model card beside an adapter, from files only", card.add_options, card.run),
 }
 
 

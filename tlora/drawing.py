@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -19,6 +20,7 @@ from tlora.pictures import decode_picture
 from tlora.progress import Progress
 from tlora.sampling import SampleSettings, draw_pictures
 from tlora.text import embed_captions
+from tlora.texture import seam_ratio
 from tlora.tiling import tiled
 
 Say = Callable[[str], None]
@@ -165,6 +167,8 @@ def _settings_name(sample: SampleSettings, strengths: Sequence[float]) -> str:
 
 
 def _tile_preview(file: Path, picture: Image.Image) -> str:
+    """Show a tile repeated; return in words where, and how visible its seams are."""
     preview = file.with_name(f"{file.stem}_tiled.png")
     write_png(preview, tiled(picture))
-    return f", repeated in {preview.name}"
+    seam = seam_ratio(np.asarray(picture.convert("L"), np.float64) / 255)
+    return f": seam ratio {seam:.2f} (1: like any other line of pixels), repeated 3 x 3 in {preview.name}"

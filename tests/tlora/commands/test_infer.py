@@ -76,6 +76,7 @@ def test_a_picture_says_enough_of_itself_to_be_drawn_again(
 ) -> None:
     infer("--num", "2", "--sigma-mask", "step_index", *options)
     (picture,) = Path("drawn").glob("*p01_img00*1.00.png")
+    said = capsys.readouterr().out
     record = read_record(picture)
     assert (record.prompt, record.seed, record.sample.sigma_mask) == ("a matbrk ball", 0, "step_index")
     assert [len(adapter.digest) for adapter in record.adapters] == [64] * len(record.adapters)
@@ -86,6 +87,7 @@ def test_a_picture_says_enough_of_itself_to_be_drawn_again(
     if "--tileable" in options:
         preview = picture.with_name(f"{picture.stem}_tiled.png")
         assert np.array_equal(pixels(preview), np.asarray(tiled(Image.fromarray(pixels(picture)))))
+        assert f"{picture}: seam ratio " in said
 
 
 def test_a_picture_is_not_drawn_again_with_something_else(folder: Path) -> None:

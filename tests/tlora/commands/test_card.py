@@ -1,0 +1,81 @@
+"""`tlora card`: what the hub is shown of an adapter."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.tiny_flux import tiny_transformer
+from tlora.adapter import TLoRAConfig
+from tlora.checkpoint import AdapterMetadata, attach_adapter, save_tlora_weights
+from tlora.cli import main
+from tlora.inject import inject_tlora_into_transformer
+
+CONFIG = TLoRAConfig(rank=4, min_rank=1, alpha=4)
+SCORES = {"step": 2, "similarity_gain": {"mean": 0.25, "low": 0.15, "high": 0.36}, "diversity_ratio": 0.5, "note": "fine"}
+
+
+@pytest.fixture(autouse=True)
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluated adapter for FLUX.1-dev in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    transformer = tiny_transformer()
+    inject_tlora_into_transformer(transformer, ["to_q"], CONFIG)
+    about = {"base": "black-forest-labs/FLUX.1-dev", "data_digest": "5a5a", "concept": "brick", "trigger": "matbrk", "step": 2}
+    save_tlora_weights(transformer, Path("adapters/final/tlora_weights.safetensors"), AdapterMetadata(CONFIG, ("to_q",), **about))
+    Path("metrics").mkdir()
+    base = {"step": 0, "similarity_gain": {"mean": 0.0, "low": 0.0, "high": 0.0}, "diversity_ratio": 1.0}
+    Path("metrics/evaluate.json").write_text(json.dumps({"checkpoints": {"base": base, "final": SCORES}}))
+    Path("artifacts/grids").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save("artifacts/grids/grid.png")
+
+
+def test_it_holds_what_the_hub_and_a_reader_want_to_know() -> None:
+    main(["card", "adapters/final"])
+    written = Path("adapters/final/README.md").read_text()
+    _, front, text = written.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "base_model": "black-forest-labs/FLUX.1-dev",
+        "base_model_relation": "adapter",
+        "license": "other",
+        "license_name": "flux-1-dev-non-commercial-license",
+        "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["t-lora", "lora", "flux", "text-to-image"],
+        "instance_prompt": "matbrk",
+    }
+    assert "| similarity gain | 0.000 (0.000 to 0.000) | 0.250 (0.150 to 0.360) |\n| diversity ratio | 1.000 | 0.500 |" in text
+    assert "note" not in text
+    for part in (
+        "no commercial use",
+        "![what it draws](grid.png)",
+        "- data digest: `5a5a`",
+        "1 at timestep 1000 to 4 at 0",
+        "bands",
+    ):
+        assert part in text
+    assert Path("adapters/final/grid.png").is_file()
+
+
+def test_an_output_of_the_pipeline_is_left_alone_and_published_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dvc.yaml").write_text("stages: {train: {cmd: 'true', outs: [adapters, {reports: {push: false}}]}}")
+    with pytest.raises(SystemExit, match=r"adapters/final is an output of the pipeline, .*: give --outdir"):
+        main(["card", "adapters/final"])
+    main(["card", "adapters/final", "--outdir", "published", "--metrics", "nowhere.json"])
+    assert sorted(path.name for path in Path("published").iterdir()) == ["README.md", "grid.png", "tlora_weights.safetensors"]
+    assert "published/README.md (not evaluated: nothing in nowhere.json)" in capsys.readouterr().out
+    assert attach_adapter(tiny_transformer(), Path("published")).trigger == "matbrk"
+    with pytest.raises(SystemExit, match=r"published/README\.md: exists: move it away"):
+        main(["card", "adapters/final", "--outdir", "published"])
+
+
+def test_what_cannot_be_read_is_one_line() -> None:
+    Path("metrics/evaluate.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"metrics/evaluate\.json: not what evaluate writes"):
+        main(["card", "adapters/final"])
+    assert not Path("adapters/final/README.md").exists()
+    with pytest.raises(SystemExit, match="nowhere: no adapter there"):
+        main(["card", "nowhere"])

@@ -1,0 +1,76 @@
+"""`tlora card`: a model card beside an adapter, ready for the Hugging Face hub; from files only."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tlora.base_model import ModelSpec
+from tlora.errors import SettingsError
+from tlora.output_folder import require_writable
+from tlora.settings import read_mapping
+from tlora.whole_file import write_text
+
+CARD, GRID = "README.md", "grid.png"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("adapter", type=Path, help="adapter folder or .safetensors file")
+    parser.add_argument("--outdir", type=Path, help="folder for card, adapter and grid; default: where the adapter is")
+    parser.add_argument(
+        "--metrics", type=Path, default=Path("metrics/evaluate.json"), help="evaluation's numbers, if there are any"
+    )
+    parser.add_argument("--grid", type=Path, default=Path("artifacts/grids/grid.png"), help="picture to show, if there is one")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the card."""
+    from tlora.card import Card, model_card
+    from tlora.checkpoint import adapter_digest, find_weights, read_adapter
+
+    file = find_weights(options.adapter)
+    _, metadata = read_adapter(file)
+    folder = options.outdir or file.parent
+    if options.outdir is None:
+        _refuse_pipeline_output(file)
+    if (folder / CARD).exists():
+        raise SettingsError(f"{folder / CARD}: exists: move it away, or choose another --outdir")
+    require_writable(folder)
+    scores, base_scores = _scores(options.metrics, metadata.step)
+    if (folder / file.name).resolve() != file.resolve():
+        shutil.copyfile(file, folder / file.name)
+    if options.grid.is_file():
+        shutil.copyfile(options.grid, folder / GRID)
+    base_is_on_hub = bool(metadata.base) and not ModelSpec(metadata.base).is_folder
+    grid = GRID if options.grid.is_file() else ""
+    card = Card(metadata, file.name, adapter_digest(file), grid, scores, base_scores, base_is_on_hub)
+    write_text(folder / CARD, model_card(card))
+    print(f"{folder / CARD}{'' if scores else f' (not evaluated: nothing in {options.metrics})'}")
+
+
+def _scores(metrics: Path, step: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the numbers of the checkpoint of a step and of the bare base; empty ones where there is no evaluation."""
+    if not metrics.is_file():
+        return {}, {}
+    try:
+        checkpoints = json.loads(metrics.read_text(encoding="utf-8"))["checkpoints"]
+        mine = [scores for name, scores in checkpoints.items() if name != "base" and scores["step"] == step]
+        return (mine[0] if mine else {}), checkpoints["base"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{metrics}: not what evaluate writes: run it again, or name another file") from error
+
+
+def _refuse_pipeline_output(file: Path) -> None:
+    """Keep out of folders that a dvc.yaml declares as outputs: one more file there, and training would be stale."""
+    for parent in file.resolve().parents:
+        if not (parent / "dvc.yaml").is_file():
+            continue
+        stages = read_mapping(parent / "dvc.yaml", "a mapping of stages", "").get("stages", {})
+        outs = [out if isinstance(out, str) else next(iter(out)) for stage in stages.values() for out in stage.get("outs", [])]
+        if any((parent / out).resolve() in file.resolve().parents for out in outs):
+            raise SettingsError(
+                f"{file.parent} is an output of the pipeline, where a new file would mark train as changed: give --outdir"
+            )
