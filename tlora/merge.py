@@ -49,10 +49,6 @@ def merged_weights(transformer: nn.Module, *, force: bool = False) -> Iterator[R
     Raises:
         MergeError: If there is no adapter, a wrapped weight is quantised, or rounding eats too much.
         MaskError: From a call whose samples are at different ranks, or which brings no mask where one is needed.
-
-    Example:
-        >>> with merged_weights(transformer) as loss:  # doctest: +SKIP
-        ...     pictures = draw_pictures(painter, embeddings, seeds, settings)
     """
     fold = _Fold(transformer)
     loss = rounding_loss(transformer)
