@@ -86,6 +86,13 @@ def find_look(file: Path, digest: str) -> Look | None:
         return None
 
 
+def forget_others(file: Path, kept: int = 3) -> None:
+    """Delete all but the latest files of looks made in other ways, by earlier code or at other resolutions."""
+    others = sorted((other for other in file.parent.glob("*.sqlite") if other != file), key=lambda other: other.stat().st_mtime)
+    for other in others[:-kept]:
+        other.unlink(missing_ok=True)
+
+
 def _open(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(file, timeout=_PATIENCE)
     connection.execute("PRAGMA synchronous = OFF")  # what a power failure damages is only a memory

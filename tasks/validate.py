@@ -33,7 +33,7 @@ from tasks.findings import (
 )
 from tasks.fixes import Room, apply_fixes
 from tasks.inspection import Inspection, inspect_pictures, looks_file
-from tasks.looks import LookStore
+from tasks.looks import LookStore, forget_others
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, picture_multiple
 from tlora.colour import Refused
@@ -89,6 +89,7 @@ def validate(
     if multiple:
         views_of((multiple, multiple), cache_latents, multiple)  # refuses a resolution that the base model does not take
     looks = looks_file(state_folder("cache", "validate"), cache_latents.resolution)
+    forget_others(looks)
     examine = partial(_examine, settings, model, cache_latents, cache_prompts, data, described, looks)
     seen = examine()
     if fix and _fix(seen, data, described):

@@ -46,6 +46,16 @@ def test_an_unchanged_picture_is_not_decoded_again_and_a_damaged_memory_is(
     assert "known" not in capsys.readouterr().out
 
 
+def test_what_earlier_code_saw_is_forgotten_in_the_end(data: Path, base: ModelSpec) -> None:
+    run(base)
+    folder, current = looks().parent, looks().name
+    for age in range(5):
+        (folder / f"{age}.sqlite").write_bytes(b"")
+        os.utime(folder / f"{age}.sqlite", (age, age))
+    run(base)
+    assert {path.name for path in folder.iterdir()} == {current, "2.sqlite", "3.sqlite", "4.sqlite"}
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
