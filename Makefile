@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup pull demo new fix restore serve test pocket
+.PHONY: help setup pull demo new fix restore plan serve promote rollback prune test pocket
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -55,6 +55,19 @@ restore: setup ## put data/ back to what a version was trained on: VERSION=champ
 # make serve [PREFECT_PORT=4200] [MLFLOW_PORT=5000]
 serve: pull ## Prefect with its workers, and MLflow, on this machine, until Ctrl-C
 	python -m flows.serve $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+
+plan: setup ## what dvc repro would run, why, and for about how long
+	python -m flows.plan
+
+# make promote [VERSION=7] [APPROVED_BY=ann] [WHY="..."];  make rollback [WHY="..."]
+promote: setup ## make the challenger champion, if it is no worse
+	python -m flows.promote $(if $(VERSION),--version "$(VERSION)") $(if $(APPROVED_BY),--approved-by "$(APPROVED_BY)") $(if $(WHY),--why "$(WHY)")
+
+rollback: setup ## make the version that was champion before champion again
+	python -m flows.promote --rollback $(if $(WHY),--why "$(WHY)")
+
+prune: setup ## show what is old and nothing points at; YES=1 removes it
+	python -m flows.prune $(if $(YES),--yes) $(if $(DAYS),--days $(DAYS))
 
 test: setup ## format, lint, types, import rules, unit tests with doctests, the slow tests
 	ruff format --check .

@@ -64,14 +64,14 @@ def pipeline(overrides: list[str] | None = None, stage_timeout_seconds: float | 
         stage_timeout_seconds: How long any one stage may take; no limit by default.
     """
     try:
-        with own_tree(_run_id(), overrides) if overrides else nullcontext("") as branch:
+        with own_tree(run_id(), overrides) if overrides else nullcontext("") as branch:
             runs = _run_stages(stage_timeout_seconds)
     except TloraError as error:
         return Failed(message=str(error))
     return _verdict(runs, branch)
 
 
-def _run_id() -> str:
+def run_id() -> str:
     """Return what names an isolated run: the start of Prefect's own id, so that one is found from the other."""
     return str(flow_run.id or uuid.uuid4())[:8]
 

@@ -25,7 +25,7 @@ def run_report(runs: list[StageRun], order: list[str]) -> str:
     """
     rows: list[tuple[str, ...]] = [(run.stage, run.outcome, f"{run.seconds:.1f}", run.reason) for run in runs]
     rows += [(stage, "not reached", "", "") for stage in order[len(runs) :]]
-    parts = ["# Pipeline", _table(("stage", "state", "seconds", "reason"), rows)]
+    parts = ["# Pipeline", table(("stage", "state", "seconds", "reason"), rows)]
     if METRICS.exists() and any(run.stage == "evaluate" and not run.reason for run in runs):
         parts += metrics_report(json.loads(METRICS.read_text(encoding="utf-8")))
     if any(run.stage == "register" and not run.reason for run in runs) and (registration := read_registration()):
@@ -46,7 +46,7 @@ def metrics_report(metrics: Mapping[str, Any]) -> list[str]:
     names = list(dict.fromkeys(name for values in checkpoints.values() for name in values))
     rows = [(checkpoint, *(_cell(values.get(name, "")) for name in names)) for checkpoint, values in checkpoints.items()]
     recommended = metrics["recommended"] or "none"
-    return ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}", _table(("checkpoint", *names), rows)]
+    return ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}", table(("checkpoint", *names), rows)]
 
 
 def registration_report(told: Registration) -> list[str]:
@@ -63,7 +63,7 @@ def registration_report(told: Registration) -> list[str]:
         (name, f"{(mine := told.scores[name]):.3f}", f"{(its := told.champion_scores[name]):.3f}", f"{mine - its:+.3f}")
         for name in names
     ]
-    return [*parts, _table(("metric", "this run", f"champion, version {told.champion}", "difference"), rows)]
+    return [*parts, table(("metric", "this run", f"champion, version {told.champion}", "difference"), rows)]
 
 
 def _params_report() -> list[str]:
@@ -73,7 +73,7 @@ def _params_report() -> list[str]:
         return ["## Settings", str(error)]
     chosen = {name: params[name] for name in SECTIONS if isinstance(params.get(name), Mapping)}
     rows = [(f"{section}.{key}", str(value)) for section, values in chosen.items() for key, value in values.items()]
-    return ["## Settings", _table(("setting", "value"), rows)] if rows else []
+    return ["## Settings", table(("setting", "value"), rows)] if rows else []
 
 
 def _cell(value: Any) -> str:
@@ -82,7 +82,8 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from flows import processes
 from tasks.state import repository_root, state_folder
@@ -33,6 +32,7 @@ STARTUP_SECONDS = 180.0  # a loaded machine takes a minute
 RUNS_SECONDS = 35.0  # a stage may take 25 to save
 SERVERS_SECONDS = 15.0
 DEPLOYED = "deployed"
+NOTIFY = "TLORA_NOTIFY_URL"  # told of runs that failed, were refused or wait; it may hold a token, so it is no option
 
 
 @dataclass(frozen=True)
@@ -86,41 +86,14 @@ def _bring_up(addresses: Addresses, environment: dict[str, str], backend: str | 
         mlflow = processes.start(command, logs / "mlflow.log", environment)
         _wait_until_up(f"{addresses.mlflow}/health", mlflow, logs / "mlflow.log")
     _wait_until_up(f"{addresses.prefect_api}/health", server, logs / "prefect.log")
-    _prepare(addresses)
+    os.environ["PREFECT_API_URL"] = addresses.prefect_api  # prefect reads it when it is imported
+    from flows.preparation import prepare
+
+    prepare(POOLS, os.environ.get(NOTIFY, ""))
     _deploy(environment, logs)
     for pool, limit in POOLS.items():
         name = ["--name", f"{pool}-{socket.gethostname()}", "--limit", str(limit)]
         processes.start([*prefect, "worker", "start", "--pool", pool, *name], logs / f"worker-{pool}.log", environment)
-
-
-def _prepare(addresses: Addresses) -> None:
-    """Make the work pools, and settle what an earlier one left: a run that nobody works on holds the card's slot."""
-    os.environ["PREFECT_API_URL"] = addresses.prefect_api  # read when prefect is imported
-    from prefect import State
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-        WorkPoolFilter,
-        WorkPoolFilterName,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.states import Crashed, Scheduled
-
-    unsettled = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING])
-    with get_client(sync_client=True) as client:
-        for pool, limit in POOLS.items():
-            client.create_work_pool(WorkPoolCreate(name=pool, type="process", concurrency_limit=limit), overwrite=True)
-        left = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unsettled)),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=list(POOLS))),
-        )
-        for run in left:
-            begun = run.state_type is not StateType.PENDING
-            state: State[Any] = Crashed(message="its worker was ended while it ran") if begun else Scheduled()
-            client.set_flow_run_state(run.id, state, force=True)
 
 
 def _deploy(environment: dict[str, str], logs: Path) -> None:
@@ -140,7 +113,8 @@ def _deploy(environment: dict[str, str], logs: Path) -> None:
 def _environment(addresses: Addresses) -> dict[str, str]:
     """Return what every process is told: where the servers are, where the repository is, and where Prefect keeps its things."""
     home = os.environ.get("PREFECT_HOME") or str(state_folder("prefect"))
-    return os.environ | {
+    patience = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60"}  # seconds; SQLite on a loaded machine takes more than the usual 10
+    return {**patience, **os.environ} | {
         "PREFECT_HOME": home,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, for jobs that nobody here has
         "PREFECT_API_URL": addresses.prefect_api,

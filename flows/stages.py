@@ -77,12 +77,17 @@ def run_dvc(*arguments: str) -> str:
 
 def order_graph(dot: str) -> list[str]:
     """Return the nodes of a graph in Graphviz's language in the order in which they can run."""
+    order = TopologicalSorter(read_graph(dot)).static_order()
+    return sorted(order, key=lambda node: not node.endswith(".dvc"))  # stable: the order among the others is kept
+
+
+def read_graph(dot: str) -> dict[str, set[str]]:
+    """Return the nodes of a graph in Graphviz's language, and for each those that it depends on directly."""
     before: dict[str, set[str]] = {node: set() for node in sorted(_NODE.findall(dot))}
     for first, then in _EDGE.findall(dot):
         before.setdefault(first, set())
         before.setdefault(then, set()).add(first)
-    order = TopologicalSorter(before).static_order()
-    return sorted(order, key=lambda node: not node.endswith(".dvc"))  # stable: the order among the others is kept
+    return before
 
 
 def run_stage(

@@ -34,20 +34,37 @@ def own_tree(run_id: str, overrides: Sequence[str]) -> Iterator[str]:
         SettingsError: If an override is wrong, or git or DVC refuse.
     """
     parse_overrides(overrides, read_params(PARAMS))  # before anything is made
-    here, cache, branch = Path.cwd(), run_dvc("cache", "dir"), f"{BRANCHES}/{run_id}"
-    folder = state_folder("worktrees") / run_id
-    git("worktree", "add", "--quiet", "-b", branch, str(folder), "HEAD")
+    branch = f"{BRANCHES}/{run_id}"
+    with tree_of("HEAD", run_id, "-b", branch):
+        apply_overrides(PARAMS, overrides)
+        git("add", "--all")
+        commit(f"Override {', '.join(overrides)}")
+        try:
+            yield branch
+        finally:
+            git("add", "--all")
+            commit(f"Run {run_id}")
+
+
+@contextmanager
+def tree_of(revision: str, name: str, *options: str) -> Iterator[None]:
+    """Work in a worktree of a commit, with the data that it names, for a while.
+
+    Args:
+        revision: The commit.
+        name: Unique; of the folder.
+        options: Of `git worktree add`.
+
+    Raises:
+        SettingsError: If git or DVC refuse.
+    """
+    here, cache, folder = Path.cwd(), run_dvc("cache", "dir"), state_folder("worktrees") / name
+    git("worktree", "add", "--quiet", *options, str(folder), revision)
     try:
         with chdir(folder):
             _share_cache(here, cache)
-            apply_overrides(PARAMS, overrides)
-            commit(f"Override {', '.join(overrides)}", ["--all"])
             _check_out_data()
-            try:
-                yield branch
-            finally:
-                git("add", "--all")
-                commit(f"Run {run_id}")
+            yield
     finally:
         git("worktree", "remove", "--force", str(folder))
 
@@ -66,15 +83,16 @@ def git(*arguments: str) -> str:
 
 
 def commit(message: str, paths: Sequence[str] = ()) -> bool:
-    """Commit what is staged, or these paths, if there is anything; return whether there was.
+    """Commit what is staged, or these paths and nothing else, if there is anything; return whether there was.
 
     Somebody must sign, also on a machine where nobody has introduced himself to git.
     """
     if paths:
         git("add", *paths)
-    if not git("diff", "--cached", "--name-only"):
+    only = ["--", *paths] if paths else []
+    if not git("diff", "--cached", "--name-only", *only):
         return False
-    git(*_signature(), "commit", "--quiet", "--no-verify", "--message", message)
+    git(*_signature(), "commit", "--quiet", "--no-verify", "--message", message, *only)
     return True
 
 

@@ -191,3 +191,29 @@ def _signature(drawing: Drawing) -> "ModelSignature":
             ]
         ),
     )
+
+
+@dataclass(frozen=True)
+class PinnedVersion:
+    """A version that an alias points at, and what it was made from."""
+
+    model: str
+    number: str
+    aliases: str
+    data: str
+    data_dvc: str
+    code: str
+    base_revision: str
+    params: str
+
+
+def pinned_versions(store: Store) -> list[PinnedVersion]:
+    """Return every version, of every registered model, that an alias points at."""
+    pinned = []
+    for model in store.client.search_registered_models():
+        for number in sorted({str(number) for number in model.aliases.values()}):
+            tags = store.client.get_model_version(model.name, number).tags
+            aliases = ", ".join(sorted(alias for alias, holder in model.aliases.items() if str(holder) == number))
+            named = ("data_digest", "data_dvc", "code_digest", "base_revision", "params_digest")
+            pinned.append(PinnedVersion(model.name, number, aliases, *(tags.get(name, "") for name in named)))
+    return pinned

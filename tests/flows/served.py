@@ -5,11 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +34,14 @@ class Served:
         process: `make serve` itself.
         url: The Prefect server's API.
         mlflow: The MLflow server's address.
+        notes: What was posted to TLORA_NOTIFY_URL so far.
     """
 
     clone: Clone
     process: "subprocess.Popen[str]"
     url: str
     mlflow: str
+    notes: list[str] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,13 +53,11 @@ class Served:
     def ask(self, path: str, **criteria: Any) -> Any:
         """Post to the API."""
         request = urllib.request.Request(self.url + path, json.dumps(criteria).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
+        return _answer(request)
 
     def read(self, path: str) -> Any:
         """Get from the API."""
-        with urllib.request.urlopen(self.url + path) as answer:
-            return json.load(answer)
+        return _answer(urllib.request.Request(self.url + path))
 
     def request(self, deployment: str, **parameters: Any) -> str:
         """Ask for a run, as `prefect deployment run` does, and return its id."""
@@ -68,6 +72,13 @@ class Served:
             assert time.monotonic() < deadline, f"{found['name']} is still {found['state_name']}\n{self.logs(run)}"
             time.sleep(0.5)
         return dict(found)
+
+    def wait_for_note(self, words: str, seconds: float = 60) -> None:
+        """Wait until something with these words was posted."""
+        deadline = time.monotonic() + seconds
+        while not any(words in note for note in self.notes):
+            assert time.monotonic() < deadline, self.notes
+            time.sleep(0.5)
 
     def run(self, deployment: str, **parameters: Any) -> dict[str, Any]:
         """Ask for a run and return it when it is over."""
@@ -89,6 +100,19 @@ class Served:
         return [(task["name"], task["state_name"]) for task in sorted(tasks, key=lambda task: task["start_time"])]
 
 
+def _answer(request: urllib.request.Request) -> Any:
+    """Return the answer to a request, asked again while the server is too busy, as Prefect's own clients do."""
+    for attempt in range(10):
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer) if answer.status != HTTPStatus.NO_CONTENT else None
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            time.sleep(1 + attempt)
+    raise AssertionError(f"{request.full_url}: the server is too busy")
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[Served]:
     """Serve a fresh clone; at the end a Ctrl-C, after which no process may be left."""
@@ -96,17 +120,38 @@ def serving(folder: Path) -> Iterator[Served]:
     environment = clone.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
     for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
         environment.pop(name, None)
-    with (folder.parent / "serve.out").open("w") as out:
+    notes: list[str] = []
+    with listening(notes) as address, (folder.parent / "serve.out").open("w") as out:
+        environment["TLORA_NOTIFY_URL"] = address
         process = subprocess.Popen(COMMAND, cwd=folder, env=environment, stdout=out, stderr=out, text=True)
-    try:
-        prefect, mlflow = _addresses(folder, process)
-        yield Served(clone, process, f"{prefect}/api", mlflow)
-    finally:
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGINT)
-        code = process.wait(timeout=120)
-        left = [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
-        assert (code, left) == (0, []), (folder.parent / "serve.out").read_text()
+        try:
+            prefect, mlflow = _addresses(folder, process)
+            yield Served(clone, process, f"{prefect}/api", mlflow, notes)
+        finally:
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.send_signal(signal.SIGINT)
+            code = process.wait(timeout=120)
+            left = [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+            assert (code, left) == (0, []), (folder.parent / "serve.out").read_text()
+
+
+@contextmanager
+def listening(notes: list[str]) -> Iterator[str]:
+    """Listen on the loopback for what is posted, keep its text, and yield the address."""
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            notes.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/notes"
+        server.shutdown()
 
 
 def _addresses(folder: Path, process: "subprocess.Popen[str]") -> tuple[str, str]:

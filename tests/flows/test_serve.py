@@ -15,7 +15,8 @@ SHORTER = ["train.max_train_steps=2", "train.checkpointing_steps=2", "train.rank
 
 def test_a_run_with_overrides_has_a_branch_of_its_own_and_leaves_the_tree_alone(served: Served):
     clone = served.clone
-    (clone.folder / "concept.yaml").open("a").write("# somebody is in the middle of an edit\n")
+    concept = clone.folder / "concept.yaml"
+    concept.write_text(f"{concept.read_text()}# somebody is in the middle of an edit\n")
     before = clone.run("git", "status", "--porcelain"), (clone.folder / "params.yaml").read_text()
     run = served.run("pipeline/on-demand", overrides=SHORTER)
     branch = f"run/{run['id'][:8]}"

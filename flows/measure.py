@@ -1,0 +1,68 @@
+"""`measure`: draw and score the champion again as evaluation is set up now, so that a challenger can be held against it.
+
+The stage `evaluate` runs as it always does, on the card, in a tree of its own in which `adapters/` holds the champion alone.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from prefect import State, flow, get_run_logger
+from prefect.states import Completed, Failed
+
+from flows import stages
+from flows.hidden import stage_secrets
+from flows.pipeline import run_id
+from flows.promote import registered_name
+from flows.worktree import git, tree_of
+from tasks.promotion import PromotionError
+from tasks.tracking.promotion import CHAMPION, fetch_adapter, record_measurement
+from tasks.tracking.store import explained_failures, open_store
+from tasks.tracking.versions import find_alias
+from tlora.errors import TloraError, TrainingError
+
+METRICS = Path("metrics/evaluate.json")
+NOT_NEEDED = {"train", "register"}
+
+
+@flow(name="measure", persist_result=False)
+def measure(model: str = "", revision: str = "") -> State[None]:
+    """Measure the champion anew.
+
+    Args:
+        model: Name of the registered model, by default the one that params.yaml and concept.yaml are about.
+        revision: The commit or branch whose settings the challenger was measured with, such as run/1a2b3c4d; by default the
+            tree as it stands, uncommitted changes included.
+    """
+    try:
+        with explained_failures():
+            return _measure(model or registered_name(), revision)
+    except TloraError as error:
+        return Failed(message=str(error))
+
+
+def _measure(model: str, revision: str) -> State[None]:
+    store = open_store()
+    champion = find_alias(store, model, CHAMPION)
+    if champion is None:
+        raise PromotionError(f"{model}: no version is called {CHAMPION}: there is nothing to measure")
+    with tree_of(revision or _as_it_stands(), f"measure-{run_id()}", "--detach"), tempfile.TemporaryDirectory() as folder:
+        adapter = fetch_adapter(store, champion, Path(folder))
+        for stage in stages.stage_order():
+            if stage in NOT_NEEDED:
+                continue
+            if stage == "evaluate":
+                shutil.rmtree("adapters", ignore_errors=True)
+                shutil.copytree(adapter, Path("adapters") / "final")
+            ran = stages.run_stage(stage, get_run_logger().info, secrets=stage_secrets())
+            if ran.reason:
+                raise TrainingError(f"{stage}: {ran.reason}")
+        record_measurement(store, champion, METRICS)
+    return Completed(message=f"version {champion.version} of {model} is measured anew: promote again")
+
+
+def _as_it_stands() -> str:
+    """Return a commit of the working tree, which stays as it is, or HEAD where nothing is changed."""
+    made = subprocess.run(["git", "stash", "create"], capture_output=True, text=True, check=False).stdout.strip()
+    return made or git("rev-parse", "HEAD")

@@ -1,0 +1,160 @@
+"""`promote` and `rollback`: which version is champion. Flows of their own, on the CPU: what waits for a person holds no card.
+
+The gate compares (tasks/tracking/promotion.py); this decides what follows: a refusal with its table, a question to a person,
+or the move of the aliases.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from prefect import State, flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from tasks.cli import read_section
+from tasks.promotion import PromoteSettings, Verdict
+from tasks.tracking import promotion
+from tasks.tracking.store import Store, explained_failures, open_store
+from tlora.base_model import ModelSpec
+from tlora.concept import read_concept
+from tlora.errors import TloraError
+from tlora.settings import parse_settings
+
+PARAMS, CONCEPT = Path("params.yaml"), Path("concept.yaml")
+GATE = "the gate"
+
+
+class Approval(RunInput):
+    """What the page of a waiting run asks a person for."""
+
+    approve: bool
+    your_name: str
+    reason: str = ""
+
+
+@flow(name="promote", persist_result=False)
+def promote(model: str = "", version: str = "", approved_by: str = "", why: str = "") -> State[None]:
+    """Hold the challenger against the champion and, if the gate and perhaps a person let it pass, make it champion.
+
+    Args:
+        model: Name of the registered model, by default the one that params.yaml and concept.yaml are about.
+        version: Its number, by default the challenger's.
+        approved_by: Who approves, where that is known before; nobody is asked then.
+        why: The reason, for the record.
+    """
+    try:
+        with explained_failures():
+            return _promote(open_store(), model or registered_name(), version, approved_by, why)
+    except TloraError as error:
+        return Failed(message=str(error))
+
+
+@flow(name="rollback", persist_result=False)
+def rollback(model: str = "", why: str = "", by: str = "") -> State[None]:
+    """Make the version that was champion before champion again.
+
+    Args:
+        model: Name of the registered model, by default the one that params.yaml and concept.yaml are about.
+        why: The reason, for the record.
+        by: Who decided, for the record.
+    """
+    try:
+        with explained_failures():
+            name, who = model or registered_name(), by or _account()
+            restored, replaced = promotion.roll_back(open_store(), name, by=who, run=_this_run(), why=why or "asked for")
+    except TloraError as error:
+        return Failed(message=str(error))
+    return Completed(message=f"version {restored} of {name} is champion again, version {replaced} no longer")
+
+
+def registered_name() -> str:
+    """Return the name of the model that this tree's pipeline registers.
+
+    Raises:
+        SettingsError: If params.yaml or concept.yaml cannot be read.
+    """
+    model = parse_settings(ModelSpec, read_section(PARAMS, "model"), f"{PARAMS}: model")
+    return f"tlora-{model.name}-{read_concept(CONCEPT).name}"
+
+
+def _promote(store: Store, model: str, version: str, approved_by: str, why: str) -> State[None]:
+    settings = parse_settings(PromoteSettings, read_section(PARAMS, "promote"), f"{PARAMS}: promote")
+    verdict = promotion.judge(store, model, settings, version)
+    create_markdown_artifact(verdict.to_markdown(), key="promotion", description="Challenger against champion")
+    if verdict.champion == verdict.challenger:
+        return Completed(message=f"{model}: {verdict.objection}")
+    if verdict.objection:
+        return _refuse(store, verdict, GATE, verdict.objection)
+    by, reason = approved_by or GATE, why or "passed the gate"
+    if settings.approval and not approved_by:
+        try:
+            answer = _ask(verdict, settings.approval_minutes)
+        except FlowPauseTimeout:
+            return _refuse(store, verdict, GATE, f"nobody approved it within {settings.approval_minutes:g} minutes")
+        by, reason = answer.your_name, answer.reason or reason
+        if not answer.approve:
+            return _refuse(store, verdict, by, f"{by} said no" + (f": {answer.reason}" if answer.reason else ""))
+        verdict = promotion.judge(store, model, settings, verdict.challenger)  # the champion may be another one by now
+        if verdict.objection:
+            return _refuse(store, verdict, GATE, verdict.objection)
+    promotion.promote_version(store, verdict, by=by, run=_this_run(), why=reason)
+    before = f", version {verdict.champion} is previous" if verdict.champion else ""
+    return Completed(message=f"version {verdict.challenger} of {model} is champion{before} (by {by})")
+
+
+def _ask(verdict: Verdict, minutes: float) -> Approval:
+    """Wait for a person, who sees the comparison on the run's page; the process waits, no card does.
+
+    Raises:
+        FlowPauseTimeout: If nobody comes.
+    """
+    seconds = max(1, round(60 * minutes))
+    asked = Approval.with_initial_data(description=verdict.to_markdown())
+    return pause_flow_run(wait_for_input=asked, timeout=seconds, poll_interval=min(10, seconds))
+
+
+def _refuse(store: Store, verdict: Verdict, by: str, why: str) -> State[None]:
+    promotion.note_refusal(store, verdict, by=by, run=_this_run(), why=why)
+    remedy = f": {verdict.remedy}" if verdict.remedy else ""
+    return Failed(name="Refused", message=f"version {verdict.challenger} of {verdict.model} is not promoted: {why}{remedy}")
+
+
+def _this_run() -> str:
+    return f"{flow_run.name} {flow_run.id}"
+
+
+def _account() -> str:
+    return os.environ.get("USER") or "somebody"
+
+
+def main() -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m flows.promote", description="Make the challenger champion, or roll back.")
+    parser.add_argument("--rollback", action="store_true", help="make the version that was champion before champion again")
+    parser.add_argument("--model", default="", help="name of the registered model, by default this tree's")
+    parser.add_argument("--version", default="", help="to promote, by default the challenger")
+    parser.add_argument("--approved-by", default="", help="who approves, where params.yaml asks for it")
+    parser.add_argument("--why", default="", help="the reason, for the record")
+    options = parser.parse_args()
+    verb = "rollback" if options.rollback else "promote"
+    try:
+        if options.rollback:
+            state = rollback(model=options.model, why=options.why, return_state=True)
+        else:
+            state = promote(options.model, options.version, options.approved_by, options.why, return_state=True)
+    except RuntimeError as error:  # no server: the body's own troubles come back as a state
+        print(f"{verb}: error: {error}", file=sys.stderr)
+        return 1
+    done = state.is_completed()
+    print(f"{verb}: {'' if done else 'error: '}{state.message}", file=sys.stdout if done else sys.stderr)
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

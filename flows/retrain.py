@@ -1,0 +1,132 @@
+"""`retrain`: on a schedule, or when the data is said to have changed.
+
+It looks, in seconds, whether there is anything new; if so, the plan is shown, the pipeline runs where the card is, and the
+challenger is held against the champion. The flow itself needs no card. Served, the pipeline and the promotion are runs of their
+own deployments; without a server's workers (`python -m flows.retrain`) they run here, one after the other.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import State, flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterStartTime,
+)
+from prefect.deployments import run_deployment
+from prefect.runtime import deployment, flow_run
+from prefect.states import Completed, Failed
+
+from flows.news import News, RetrainSettings, bring_in, find_news, read_settings
+from flows.pipeline import pipeline
+from flows.plan import make_plan, rows_of, summary_of
+from flows.promote import promote, registered_name
+from flows.report import table
+from flows.stages import run_dvc
+from flows.worktree import commit
+from tasks.tracking.store import explained_failures, open_store
+from tlora.errors import TloraError
+
+KEPT = ("dvc.lock", "data.dvc", "metrics/evaluate.json")  # what git keeps of a run
+
+
+@flow(name="retrain", persist_result=False)
+def retrain() -> State[None]:
+    """Train again if there is anything new, and let the result become champion if it may."""
+    try:
+        if other := _run_since():
+            return Completed(name="Skipped", message=f"missed its time, and {other} has looked since: nothing is done twice")
+        return _retrain(read_settings())
+    except TloraError as error:
+        return Failed(message=str(error))
+
+
+def _retrain(settings: RetrainSettings) -> State[None]:
+    for line in bring_in(settings):
+        get_run_logger().info(line)
+    with explained_failures():
+        news = find_news(open_store(), registered_name(), settings)
+    if not news.reasons:
+        return Completed(name="Skipped", message=f"nothing new: {news.quiet}")
+    get_run_logger().info("training again: %s", "; ".join(news.reasons))
+    _show_plan(news)
+    ran = _run_pipeline()
+    if not ran.is_completed():
+        return Failed(message=f"pipeline: {ran.message}")
+    kept = _keep(settings)
+    return Completed(message=f"{'; '.join(news.reasons)}: {ran.message}; {_promote()}{kept}")
+
+
+def _show_plan(news: News) -> None:
+    """Show what is going to run, why and for how long, before the card is asked for."""
+    plan = make_plan()
+    reasons = "\n".join(f"- {reason}" for reason in news.reasons)
+    page = f"# Training again\n\n{reasons}\n\n{summary_of(plan)}.\n\n{table(('stage', 'what', 'why', 'about'), rows_of(plan))}\n"
+    create_markdown_artifact(page, key="plan", description="What is going to run, and why")
+
+
+def _run_pipeline() -> State[Any]:
+    """Run the pipeline where the card is, and wait for it."""
+    if not deployment.id:
+        return pipeline(return_state=True)
+    run: Any = run_deployment("pipeline/on-demand", timeout=None, poll_interval=5)
+    state: State[Any] = run.state
+    return state
+
+
+def _promote() -> str:
+    """Let the gate decide; where a person is asked too, the run that waits for the answer goes on by itself."""
+    if not deployment.id:
+        return str(promote(return_state=True).message)
+    run: Any = run_deployment("promote/on-demand", timeout=0)
+    return f"promotion is run {run.name}"
+
+
+def _keep(settings: RetrainSettings) -> str:
+    """Push what DVC holds and commit what git keeps, as configured; return what was done."""
+    done = ""
+    if settings.push:
+        run_dvc("push", "--quiet")
+        done += "; pushed"
+    if settings.commit and commit("Train again", [name for name in KEPT if Path(name).exists()]):
+        done += "; committed"
+    return done
+
+
+def _run_since() -> str | None:
+    """Return the name of another run of this deployment that began between this one's time and its beginning, if there is one.
+
+    While nobody worked, every missed time of a schedule has left a run: the first of them to begin does the work of all.
+    """
+    due = flow_run.scheduled_start_time
+    if not deployment.id or not due:
+        return None
+    with get_client(sync_client=True) as client:
+        begun = client.read_flow_run(UUID(flow_run.id)).start_time
+        others = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[UUID(deployment.id)])),
+            flow_run_filter=FlowRunFilter(start_time=FlowRunFilterStartTime(after_=due, before_=begun)),
+        )
+    return next((other.name for other in others if str(other.id) != flow_run.id), None)
+
+
+def main() -> int:
+    """Run the flow once and return an exit status."""
+    try:
+        state = retrain(return_state=True)
+    except RuntimeError as error:  # no server: the body's own troubles come back as a state
+        print(f"retrain: error: {error}", file=sys.stderr)
+        return 1
+    done = state.is_completed()
+    print(f"retrain: {'' if done else 'error: '}{state.message}", file=sys.stdout if done else sys.stderr)
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

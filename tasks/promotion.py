@@ -1,0 +1,117 @@
+"""What promotion asks of a challenger, and what came of it: settings and verdicts, without the store that they are about."""
+
+from dataclasses import dataclass
+
+from tlora.errors import TloraError
+
+
+class PromotionError(TloraError):
+    """There is nothing to promote or to roll back to."""
+
+
+@dataclass(frozen=True)
+class PromoteSettings:
+    """Section `promote`: how much worse than the champion a challenger may be, and whether a person is asked.
+
+    Args:
+        max_loss_similarity_held_out: Of mean similarity to held-out pictures.
+        max_loss_prompt_following: Of mean prompt following over the base.
+        max_loss_diversity_ratio: Of diversity across seeds, as a share of the base's.
+        max_copied: Largest share of pictures that copy a training picture, whatever the champion's.
+        approval: Whether a person has to agree.
+        approval_minutes: How long that is waited for; then it is a refusal.
+    """
+
+    max_loss_similarity_held_out: float = 0.02
+    max_loss_prompt_following: float = 0.02
+    max_loss_diversity_ratio: float = 0.1
+    max_copied: float = 0.25
+    approval: bool = False
+    approval_minutes: float = 1440.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_loss_similarity_held_out", "max_loss_prompt_following", "max_loss_diversity_ratio", "max_copied"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.approval_minutes > 0:
+            raise ValueError(f"approval_minutes must be above 0, got {self.approval_minutes}")
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """How much of a metric may be lost against the champion."""
+        return {
+            "similarity_held_out": self.max_loss_similarity_held_out,
+            "prompt_following": self.max_loss_prompt_following,
+            "diversity_ratio": self.max_loss_diversity_ratio,
+        }
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What a metric may not exceed, whatever the champion's."""
+        return {"copied": self.max_copied}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One metric of a challenger beside the champion's, and what it needed.
+
+    Args:
+        metric: Its name.
+        challenger: Mean, or None where it was not measured.
+        champion: The champion's.
+        needed: Such as `at least 0.480`.
+        passed: MLflow's verdict.
+    """
+
+    metric: str
+    challenger: float | None
+    champion: float | None
+    needed: str
+    passed: bool
+
+    @property
+    def shown(self) -> str:
+        """The challenger's value, for a sentence."""
+        return _number(self.challenger)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says.
+
+    Args:
+        model: Name of the registered model.
+        challenger: Number of the version that wants to be champion.
+        champion: Number of the one that is, or empty.
+        checks: Metric by metric; empty where nothing was compared.
+        objection: Why not, in a sentence; empty if nothing speaks against it.
+        remedy: The command that helps, if one does.
+    """
+
+    model: str
+    challenger: str
+    champion: str
+    checks: tuple[Check, ...] = ()
+    objection: str = ""
+    remedy: str = ""
+
+    def to_markdown(self) -> str:
+        """Return the page that explains it."""
+        against = f"champion, version {self.champion}" if self.champion else "no champion of the same base"
+        passes = "Nothing speaks against it." if not self.objection else f"**Refused: {self.objection}.**"
+        parts = [f"# {self.model}, version {self.challenger}, against {against}", passes]
+        if self.remedy:
+            parts.append(f"```sh\n{self.remedy}\n```")
+        if self.checks:
+            lines = ["| metric | challenger | champion | needed | |", "|---|---|---|---|---|"]
+            lines += [
+                f"| {check.metric} | {check.shown} | {_number(check.champion)} | {check.needed} |"
+                f" {'passed' if check.passed else '**failed**'} |"
+                for check in self.checks
+            ]
+            parts.append("\n".join(lines))
+        return "\n\n".join(parts) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
