@@ -208,9 +208,13 @@ class OrthoTLoRALinear(_MaskedLayer):
         self.register_buffer("base_lambda", strengths.clone())
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return up and down, learnt factors beside the negated initial ones; n is twice the rank."""
-        up = torch.cat([self.p_layer.weight.detach() * self.lambda_layer.detach(), -self.base_p * self.base_lambda], dim=1)
-        return up * (self.cfg.alpha / self.cfg.rank), torch.cat([self.q_layer.weight.detach(), self.base_q])
+        """Return up and down; n is twice the rank.
+
+        What was learnt less the initial product, p q - p0 q0, is written (p - p0) q + p0 (q - q0): exactly 0 for a fresh layer.
+        """
+        q, initial = self.q_layer.weight.detach(), self.base_p * self.base_lambda
+        up = torch.cat([self.p_layer.weight.detach() * self.lambda_layer.detach() - initial, initial], dim=1)
+        return up * (self.cfg.alpha / self.cfg.rank), torch.cat([q, q - self.base_q])
 
     def _update(self, x: Tensor) -> Tensor:
         learnt = self._factors(x, self.q_layer.weight, self.lambda_layer, self.p_layer.weight)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tlora.errors import SettingsError
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+_NESTED = "/"
 LR_SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -109,7 +110,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {"param_groups": state["param_groups"], "state": {}}
     for index, values in state["state"].items():
-        for name, value in values.items():
+        for name, value in _flat(values):
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{name}"] = value
             else:
@@ -123,5 +124,18 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in parsed["state"].items()}
     for key, tensor in tensors.items():
         _, index, name = key.split(".", 2)
-        state.setdefault(int(index), {})[name] = tensor.clone()
+        *outer, inner = name.split(_NESTED)
+        values = state.setdefault(int(index), {})
+        for part in outer:
+            values = values.setdefault(part, {})
+        values[inner] = tensor.clone()
     optimizer.load_state_dict({"state": state, "param_groups": parsed["param_groups"]})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values; bitsandbytes keeps its quantised moments in a mapping inside the mapping."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}{_NESTED}")
+        else:
+            yield prefix + name, value

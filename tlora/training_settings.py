@@ -56,6 +56,11 @@ class TrainingSettings:
     loop: LoopSettings
 
     def __post_init__(self) -> None:
+        if self.loop.freeze_masked_ranks and self.optimizer.optimizer == "adamw8bit":
+            raise ValueError(
+                "freeze_masked_ranks cannot keep single ranks of adamw8bit's moments, which are quantised in blocks across ranks:"
+                " use adamw or prodigy"
+            )
         if self.adapter.enable_rank_masking and self.adapter.min_rank == self.adapter.rank:
             raise ValueError(
                 f"min_rank equals rank ({self.adapter.rank}), so enable_rank_masking masks nothing:"

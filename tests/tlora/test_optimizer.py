@@ -69,7 +69,8 @@ def test_a_state_of_tensors_and_json_continues_to_the_bit() -> None:
 def test_an_optimizer_whose_library_is_missing_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, optimizer: str, package: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
+    for module in (package, f"{package}.optim"):
+        monkeypatch.setitem(sys.modules, module, None)
     message = rf"optimizer '{optimizer}' needs the package {package}\S*: pip install 'flux-tlora\[optimizers\]'"
     with pytest.raises(SettingsError, match=message):
         build_optimizer([parameter()], replace(SETTINGS, optimizer=optimizer))

@@ -32,7 +32,7 @@ def test_a_small_change_of_large_initial_factors_is_not_lost_in_rounding() -> No
     """The principal factors are as large as the weight itself; what was learnt is their difference."""
     transformer = tiny_transformer()
     inject_tlora_into_transformer(transformer, ["to_q"], ORTHO)
-    assert relative_change(transformer)["attn.to_q"] < 1e-7
+    assert relative_change(transformer)["attn.to_q"] == 0
     layers = adapter_layers(transformer).values()
     with torch.no_grad():
         for layer in layers:

@@ -27,6 +27,9 @@ SETTINGS = TrainingSettings(
 )
 
 
+WIDE = ("proj_mlp", "proj_out")
+
+
 def views(count: int = 5, side: int = 6) -> list[LatentItem]:
     """Return random cached views with a caption each."""
     source = torch.Generator().manual_seed(0)
@@ -43,10 +46,10 @@ def read_prompts(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
     return embeds, torch.stack([torch.randn(POOLED_WIDTH, generator=row) for row in rows])
 
 
-def prepare(settings: TrainingSettings = SETTINGS) -> Training:
+def prepare(settings: TrainingSettings = SETTINGS, targets: Sequence[str] = ("to_q", "to_v")) -> Training:
     """Return a fresh run on the tiny transformer."""
     transformer = tiny_transformer()
-    inject_tlora_into_transformer(transformer, ["to_q", "to_v"], settings.adapter)
+    inject_tlora_into_transformer(transformer, targets, settings.adapter)
     steps = settings.loop.gradient_accumulation_steps
     return Training(transformer, settings, Accelerator(cpu=True, gradient_accumulation_steps=steps))
 
@@ -96,6 +99,38 @@ def test_four_steps_then_resume_equals_six_steps(changes: dict[str, object]) -> 
     assert all(torch.equal(t, weights(unbroken)[n]) for n, t in weights(second).items())
     with second.weights_to_save() as a, unbroken.weights_to_save() as b:
         assert all(torch.equal(t, adapter_tensors(b)[n]) for n, t in adapter_tensors(a).items())
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("prodigy", 1.0), ("adamw8bit", 1e-2)])
+def test_other_optimizers_run_and_go_on_from_a_state_as_if_never_stopped(optimizer: str, rate: float) -> None:
+    settings = dataclasses.replace(
+        SETTINGS,
+        adapter=TLoRAConfig(rank=32, alpha=32, min_rank=1),  # large enough a layer that 8-bit AdamW quantises its moments
+        optimizer=dataclasses.replace(SETTINGS.optimizer, optimizer=optimizer, learning_rate=rate),
+    )
+    unbroken, first, second = (prepare(settings, WIDE) for _ in range(3))
+    losses = run(unbroken)
+    run(first, until=4)
+    tensors, plain = first.state()
+    second.restore({k: v.clone() for k, v in tensors.items()}, plain)
+    assert run(second) == losses[4:]
+    assert all(torch.equal(t, weights(unbroken)[n]) for n, t in weights(second).items())
+    assert optimizer != "adamw8bit" or any(t.dtype == torch.uint8 for t in tensors.values())
+
+
+def test_frozen_masked_ranks_stay_under_prodigy_and_are_refused_with_8_bit_adamw() -> None:
+    prodigy = dataclasses.replace(SETTINGS.optimizer, optimizer="prodigy", learning_rate=1.0)
+    noisy = dataclasses.replace(
+        with_loop(freeze_masked_ranks=True), noise=NoiseSettings("logit_normal", logit_mean=20.0), optimizer=prodigy
+    )
+    training = prepare(noisy)
+    start = weights(training)
+    run(training)
+    for name, layer in adapter_layers(training.transformer).items():
+        assert torch.equal(layer.down.weight[1:], start[f"{name}.down.weight"][1:])
+        assert not torch.equal(layer.up.weight[:, :1], start[f"{name}.up.weight"][:, :1])
+    with pytest.raises(ValueError, match="freeze_masked_ranks cannot keep single ranks of adamw8bit's moments"):
+        dataclasses.replace(noisy, optimizer=dataclasses.replace(prodigy, optimizer="adamw8bit"))
 
 
 def test_resuming_with_dropout_draws_the_same_dropout() -> None:
