@@ -2,9 +2,10 @@
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.album import read_album
 from tasks.champion_page import Contender, render_comparison
@@ -13,6 +14,7 @@ from tasks.data_changes import SinceChampion
 from tasks.story import Story
 from tasks.tracking import runs
 from tasks.tracking.store import Store
+from tlora.errors import CheckpointError
 from tlora.whole_file import write_text
 
 if TYPE_CHECKING:
@@ -70,6 +72,14 @@ def _champion(store: Store, version: "ModelVersion", folder: Path) -> Contender:
     metrics = runs.fetch_folder(store, run.info.run_id, METRICS, folder)
     pictures = runs.fetch_folder(store, run.info.run_id, PICTURES, folder)
     checkpoint = version.tags.get("checkpoint", "")
-    scores = read_evaluation(metrics / "evaluate.json").checkpoints.get(checkpoint, {}) if metrics else {}
+    scores = _scores(metrics / "evaluate.json", checkpoint) if metrics else {}
     title = f"champion (version {version.version})"
     return Contender(title, checkpoint, scores, run.data.params, version.tags, read_album(pictures) if pictures else None)
+
+
+def _scores(file: Path, checkpoint: str) -> Mapping[str, Any]:
+    """Return a checkpoint's numbers; none where an older version of this code wrote the file: that stops no registration."""
+    try:
+        return read_evaluation(file).checkpoints.get(checkpoint, {})
+    except CheckpointError:
+        return {}

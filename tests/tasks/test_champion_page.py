@@ -92,3 +92,7 @@ def test_register_compares_with_the_champion_and_keeps_the_page_with_the_run(
     before = page.read_text()
     finished_run.register()
     assert page.read_text() == before
+    champion = client.get_model_version(NAME, "1")
+    client.log_text(str(champion.run_id), '{"checkpoints": {}}', "metrics/evaluate.json")  # as an older version wrote it
+    finished_run.register()
+    assert rows_of(page.read_text())[1][1] == "–"
