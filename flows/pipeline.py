@@ -4,6 +4,7 @@ DVC decides what is stale and in which order; Prefect decides when, where and wh
 or persisted here, the order is never declared again, and a stage that DVC skipped is shown as skipped.
 """
 
+import os
 import sys
 import time
 import uuid
@@ -20,6 +21,7 @@ from prefect.states import Completed, Failed
 
 from flows import stages
 from flows.hidden import stage_secrets
+from flows.processes import end_with_parent
 from flows.progress import ProgressArtifact
 from flows.report import data_report, run_report
 from flows.stages import Outcome, StageRun
@@ -27,6 +29,7 @@ from flows.worktree import own_tree
 from tlora.errors import TloraError
 
 SUCCESSES: tuple[Outcome, ...] = ("Completed", "Skipped", "Restored")
+UNDER_A_WORKER = "PREFECT__FLOW_RUN_ID"  # what a worker tells the process that it starts for a run
 PREEMPTIONS = 20  # a stage that goes on where it was makes progress; one that never does must end
 PREEMPTION_DELAY = 10  # seconds
 
@@ -77,6 +80,8 @@ def run_id() -> str:
 
 
 def _run_stages(timeout_seconds: float | None) -> list[StageRun]:
+    if UNDER_A_WORKER in os.environ:
+        end_with_parent()  # a run that goes on without its worker cannot be cancelled any more, and holds the card
     order = stages.stage_order()
     runs: list[StageRun] = []
     for stage in order:

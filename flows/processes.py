@@ -5,19 +5,35 @@ make this process the one that orphans are handed to: then all of them are below
 """
 
 import ctypes
+import functools
 import os
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+_SECONDS_BETWEEN_LOOKS = 1.0
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def adopt_orphans() -> None:
     """Let whatever loses its parent below this process become its child."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@functools.cache  # one thread, however often it is asked for
+def end_with_parent() -> None:
+    """Ask this process to stop, as TERM does, once its parent is gone, however that ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()  # PR_SET_PDEATHSIG would follow the parent's thread, not the parent
 
 
 def start(command: list[str], log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":

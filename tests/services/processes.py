@@ -87,3 +87,10 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    def kill_alone(self) -> None:
+        """Kill it with -9 and nothing that it has started."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
