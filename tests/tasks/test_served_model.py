@@ -1,12 +1,15 @@
 import dataclasses
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
-from tasks.tracking.versions import Drawing
+from tasks.tracking.store import open_store
+from tasks.tracking.versions import Drawing, ServedModel, create_version, is_copied
 from tests.tasks.finished_run import FinishedRun
 from tlora.base_model import ModelSpec
 from tlora.checkpoint import attach_adapter
@@ -54,6 +57,32 @@ def test_another_process_without_the_repository_draws_what_the_library_draws(
     assert served["adapted"].tobytes() == library.tobytes()
     assert served["bare"].tobytes() != library.tobytes()
     assert served["other"].tobytes() != library.tobytes()
+
+
+@pytest.mark.parametrize(("size", "copied"), [(49_000_000, True), (51_000_000, False)])
+def test_a_base_in_a_folder_is_copied_up_to_50_mb(tmp_path: Path, size: int, copied: bool) -> None:
+    with (tmp_path / "weights.safetensors").open("wb") as file:
+        file.truncate(size)
+    assert is_copied(ModelSpec(str(tmp_path))) == copied
+
+
+def test_a_base_on_the_hub_is_named_by_id_and_revision_and_not_fetched(finished_run: FinishedRun) -> None:
+    base = ModelSpec("black-forest-labs/FLUX.1-dev", revision="3de623fc3c33e44ffbe2bad470d0f45bccf2eb21")
+    store = open_store()
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    drawing = Drawing(1024, 1024, 28, 3.5, 1.0, "timestep", tileable=False, max_sequence_length=512)
+    served = ServedModel(finished_run.root / "adapters" / "final", base, drawing, 4)
+    version = create_version(store, run_id, served, "tlora-FLUX.1-dev-brick", {})
+    (description,) = (finished_run.root / "mlartifacts").rglob("MLmodel")
+    python = yaml.safe_load(description.read_text())["flavors"]["python_function"]
+    assert python["config"]["serve"]["base"] == "black-forest-labs/FLUX.1-dev"
+    assert python["config"]["serve"]["revision"] == "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21"
+    assert list(python["artifacts"]) == ["adapter"]
+    pinned = (description.parent / "requirements.txt").read_text().splitlines()
+    assert all("==" in line for line in pinned)
+    assert f"diffusers=={importlib.metadata.version('diffusers')}" in pinned
+    assert (description.parent / "code" / "tlora" / "sampling.py").exists()
+    assert version.version == 1
 
 
 def draw_with_the_library(base: Path, adapter: Path) -> Image.Image:
