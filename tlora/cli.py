@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from tlora.commands import card, export, import_, infer, inspect, train
+from tlora.commands import card, doctor, export, import_, infer, inspect, train
 from tlora.errors import TloraError
 from tlora.preemption import PREEMPTED, Preempted
 
@@ -23,6 +23,7 @@ class Verb:
 
 
 VERBS = {
+    "doctor": Verb("say whether training can start here, and what it will cost", doctor.add_options, doctor.run),
     "train": Verb("train an adapter from a flat configuration file", train.add_options, train.run),
     "infer": Verb("draw pictures with an adapter", infer.add_options, infer.run),
     "export": Verb("write an adapter as the files that other tools load", export.add_options, export.run),

@@ -84,8 +84,8 @@ class MemoryEstimate:
         return self.weights + self.adapter + self.activations + self.runtime
 
     def __str__(self) -> str:
-        parts = f"weights {self.weights / _GB:.1f}, adapter and optimizer {self.adapter / _GB:.1f}"
-        return f"{self.total / _GB:.1f} GB ({parts}, activations {self.activations / _GB:.1f})"
+        parts = f"weights {self.weights / _GB:.2f}, adapter and optimizer {self.adapter / _GB:.2f}"
+        return f"{self.total / _GB:.2f} GB ({parts}, activations {self.activations / _GB:.2f})"
 
 
 def estimate_memory(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str], load: Workload) -> MemoryEstimate:

@@ -1,0 +1,168 @@
+"""`tlora doctor`: whether training can start here and what it will cost, in seconds, before a weight is loaded."""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlora.base_model import ModelSpec, hub_folder, read_shape, require_base, require_free_space
+from tlora.commands.config_options import add_config_options, prepare, say
+from tlora.errors import SettingsError, TloraError
+from tlora.latents import PATCH
+from tlora.pictures import list_pictures, mask_path, read_caption
+from tlora.settings import field_names, parse_settings, read_mapping
+from tlora.tokens import TextSettings
+from tlora.views import ViewSettings
+
+if TYPE_CHECKING:
+    from tlora.training_settings import TrainingSettings
+
+OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+_FEW_STEPS = 20  # of a former run, its last ones: the first are slower
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is looked at, from params.yaml or from a flat configuration."""
+
+    model: ModelSpec
+    training: "TrainingSettings"
+    targets: tuple[str, ...]
+    precision: str
+    resolution: int
+    text_tokens: int
+    data: Path
+    outputs: Path
+    log: Path
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_config_options(parser, required=False)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the pipeline's, where no --config is given")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a line for every check and exit with 1 if one failed."""
+    prepare(options)
+    subject = _from_flat(options.config) if options.config else _from_params(options.params)
+    failed = False
+    for check in (_versions, _base, _disk, _data, _memory, _time):
+        try:
+            for line in check(subject):
+                say(line)
+        except TloraError as error:
+            failed = True
+            say(f"error: {error}")
+    if failed:
+        sys.exit(1)
+
+
+def _from_params(path: Path) -> _Subject:
+    from tlora.training_settings import TrainingSettings
+
+    params = read_mapping(path, "a mapping of sections", ": give --config FILE.yaml, or run it where params.yaml is")
+
+    def section(name: str) -> dict[str, Any]:
+        if not isinstance(params.get(name), dict):
+            raise SettingsError(f"{path}: section {name!r} is missing or is not a mapping")
+        return params[name]
+
+    train = section("train")
+    known = field_names(TrainingSettings)
+    return _Subject(
+        parse_settings(ModelSpec, section("model"), f"{path}: model"),
+        parse_settings(TrainingSettings, {k: v for k, v in train.items() if k in known}, f"{path}: train"),
+        tuple(train.get("target_modules", ())),
+        str(train.get("mixed_precision", "no")),
+        parse_settings(ViewSettings, section("cache_latents"), f"{path}: cache_latents").resolution,
+        parse_settings(TextSettings, section("cache_prompts"), f"{path}: cache_prompts").max_sequence_length,
+        Path("data/images"),
+        Path(),
+        Path("reports/train/log.jsonl"),
+    )
+
+
+def _from_flat(path: Path) -> _Subject:
+    from tlora.flat_config import read_flat_config
+
+    config = read_flat_config(path)
+    output = Path(config.output_dir)
+    return _Subject(
+        config.model(),
+        config.training(),
+        config.target_modules,
+        config.mixed_precision,
+        config.resolution,
+        config.max_sequence_length,
+        Path(config.train_data_dir),
+        output,
+        output / "log.jsonl",
+    )
+
+
+def _versions(_subject: _Subject) -> Iterator[str]:
+    yield f"versions: {', '.join(f'{name} {version(name)}' for name in _PACKAGES)}"
+
+
+def _base(subject: _Subject) -> Iterator[str]:
+    require_base(subject.model)
+    yield f"base model: {subject.model.path} can be loaded"
+
+
+def _disk(subject: _Subject) -> Iterator[str]:
+    for what, folder in (("hub cache (below HF_HOME)", hub_folder()), ("outputs", subject.outputs.absolute())):
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        yield f"disk: {shutil.disk_usage(existing).free / 1e9:.1f} GB free for {what}, {folder}"
+    require_free_space(subject.outputs.absolute(), OUTPUT_BYTES, "free some for checkpoints and states")
+
+
+def _data(subject: _Subject) -> Iterator[str]:
+    pictures = list_pictures(subject.data)
+    silent = [path.name for path in pictures if not read_caption(path)]
+    masks = sum(mask_path(path) is not None for path in pictures)
+    yield f"data: {len(pictures)} pictures in {subject.data}, {len(silent)} without a caption, {masks} with a loss mask"
+    if silent:
+        yield f"warning: no caption for {silent[0]}: it is trained with an empty one"
+
+
+def _memory(subject: _Subject) -> Iterator[str]:
+    import torch
+
+    from tlora.memory import MemoryPlan, Workload
+    from tlora.peak_memory import free_bytes
+
+    shape = read_shape(subject.model)
+    multiple = shape.pixels_per_latent * PATCH
+    if subject.resolution % multiple:
+        raise SettingsError(f"resolution must be a multiple of {multiple} for this base model, got {subject.resolution}")
+    on_gpu = torch.cuda.is_available() and subject.model.device != "cpu"
+    device = torch.device("cuda" if on_gpu else "cpu")
+    tokens = (subject.resolution // multiple) ** 2
+    load = Workload(tokens, subject.text_tokens, subject.model.dtype, subject.precision)
+    yield f"{MemoryPlan(shape, subject.training, subject.targets, load, free_bytes(device)).line()} ({device})"
+
+
+def _time(subject: _Subject) -> Iterator[str]:
+    steps = subject.training.loop.max_train_steps
+    seconds = _seconds_per_step(subject.log)
+    if seconds is None:
+        yield f"time: {steps} steps; how long one takes is known once a run has been measured ({subject.log} is not there)"
+        return
+    hours = steps * seconds / 3600
+    yield f"time: {steps} steps of {seconds:.2f} s as the last run measured them: {hours:.2f} hours of the device"
+
+
+def _seconds_per_step(log: Path) -> float | None:
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines()[-_FEW_STEPS:]
+        return statistics.median(float(json.loads(line)["seconds"]) for line in lines)
+    except (OSError, ValueError, KeyError):  # no run yet, or a log that was cut off: nothing is known
+        return None
