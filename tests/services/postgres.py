@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -41,37 +42,27 @@ class Postgres:
 
 
 @contextmanager
-def open_postgres(folder: Path) -> Iterator[Postgres]:
-    """Make and start a cluster in an empty folder, or skip the test with a line that names what is absent."""
+def open_postgres() -> Iterator[Postgres]:
+    """Make and start a cluster, or skip the test with a line that names what is absent."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         pytest.skip("no PostgreSQL below /usr/lib/postgresql: apt-get install postgresql")
-    programs, data = found[-1].parent, folder / "cluster"
-    password = folder / "password"
-    password.write_text(PASSWORD)
-    if os.geteuid() == 0:
-        subprocess.run(["chown", "-R", "postgres", str(folder)], check=True)
-        for parent in folder.parents[:-1]:  # pytest's folders are closed to everybody else
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    _run_as_postgres(
-        str(programs / "initdb"),
-        f"--pgdata={data}",
-        f"--username={USER}",
-        f"--pwfile={password}",
-        "--auth=scram-sha-256",
-        "--no-sync",
-        "--encoding=UTF8",
-        "--locale=C",
-    )
-    port = free_port()
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off -c max_connections=200"
-    control = [str(programs / "pg_ctl"), f"--pgdata={data}", "--wait"]
-    _run_as_postgres(*control, f"--log={folder}/log", f"--options={options}", "start")
-    try:
-        yield Postgres(programs, port)
-    finally:
-        _run_as_postgres(*control, "--mode=immediate", "stop")
+    programs, port = found[-1].parent, free_port()
+    with TemporaryDirectory(prefix="postgres-", dir="/tmp") as name:  # pytest closes its own folders to every other user
+        folder = Path(name)
+        (folder / "password").write_text(PASSWORD)
+        if os.geteuid() == 0:
+            subprocess.run(["chown", "-R", "postgres", name], check=True)
+        access = [f"--username={USER}", f"--pwfile={folder}/password", "--auth=scram-sha-256"]
+        plain = ["--no-sync", "--encoding=UTF8", "--locale=C"]
+        _run_as_postgres(str(programs / "initdb"), f"--pgdata={folder}/cluster", *access, *plain)
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+        control = [str(programs / "pg_ctl"), f"--pgdata={folder}/cluster", "--wait"]
+        _run_as_postgres(*control, f"--log={folder}/log", f"--options={options} -c max_connections=200", "start")
+        try:
+            yield Postgres(programs, port)
+        finally:
+            _run_as_postgres(*control, "--mode=immediate", "stop")
 
 
 def _run_as_postgres(*command: str) -> None:
