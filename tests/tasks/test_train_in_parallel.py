@@ -1,0 +1,32 @@
+"""The stage itself in two processes, each with samples and masks of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tasks.stage_process import start
+from tests.tasks.trainable import RUN, make_trainable
+from tlora.checkpoint import WEIGHTS_FILE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains_with_the_doubled_batch(tmp_path: Path) -> None:
+    one = make_trainable(tmp_path / "one", max_train_steps=5, train_batch_size=4)
+    two = make_trainable(tmp_path / "two", max_train_steps=5, train_batch_size=2)
+    process = start(one)
+    process.join()
+    assert process.exitcode == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tasks.train", *RUN]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=two, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    alone, together = (load_file(folder / "adapters/final" / WEIGHTS_FILE) for folder in (one, two))
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5)
