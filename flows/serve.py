@@ -211,7 +211,8 @@ def main() -> int:
     parser.add_argument("--prefect-port", type=int, default=4200, help="0 for any free one")
     parser.add_argument("--mlflow-port", type=int, default=5000, help="0 for any free one")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: what a script starts in the background comes deaf to it
+        signal.signal(signum, _interrupt)
     try:
         serve(options.prefect_port, options.mlflow_port)
     except KeyboardInterrupt:
