@@ -164,7 +164,7 @@ def evaluate(
         "scales": {"checkpoint": shown, "seed": settings.first_seed, "entries": scale_scores},
         "failures": failures,
         "rule": dataclasses.asdict(settings.selection),
-        "setup": _setup(settings, wanted, embeddings[0].shape[1]),
+        "setup": {**_setup(settings, wanted, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest},
         "material": _material(references),
     }
     write_json(metrics, result)

@@ -111,6 +111,7 @@ def comparison_tags(setup: Mapping[str, Any]) -> dict[str, str]:
         "evaluation.seeds": ",".join(map(str, setup["seeds"])),
         "evaluation.evaluator": setup["evaluator"],
         "evaluation.drawing": digest_of(setup["drawing"]),
+        "evaluation.held_out": setup["held_out"],
     }
 
 

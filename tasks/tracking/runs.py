@@ -71,10 +71,11 @@ def find_or_create_run(store: Store, metadata: AdapterMetadata, started: int | N
 
 
 def known_points(store: Store, run_id: str, keys: Iterable[str]) -> set[Point]:
-    """Return the points that a run already has under these keys."""
+    """Return the points that a run shows under these keys: of several values at one step, the newest."""
     present = store.client.get_run(run_id).data.metrics
-    history = (metric for key in sorted(set(keys) & present.keys()) for metric in store.client.get_metric_history(run_id, key))
-    return {Point(metric.key, metric.step, metric.value) for metric in history}
+    history = [metric for key in set(keys) & present.keys() for metric in store.client.get_metric_history(run_id, key)]
+    newest = {(metric.key, metric.step): metric.value for metric in sorted(history, key=lambda metric: int(metric.timestamp))}
+    return {Point(key, step, value) for (key, step), value in newest.items()}
 
 
 def log_points(store: Store, run_id: str, points: Sequence[Point]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tlora
+from tasks.tracking.runs import known_points
 from tasks.tracking.store import Store
 from tlora.base_model import ModelSpec
 
@@ -139,14 +140,10 @@ def introduce_model(store: Store, name: str, description: str) -> None:
 def scores_of(store: Store, version: "ModelVersion") -> dict[str, float]:
     """Return the means that a version was measured with, by metric: its run's, at its step."""
     run = store.client.get_run(str(version.run_id))
-    found = {}
-    for key in sorted(run.data.metrics):
-        name = key.removeprefix("evaluate/")
-        if name != key and not name.endswith(("_low", "_high")):
-            for point in store.client.get_metric_history(run.info.run_id, key):
-                if str(point.step) == version.tags.get("step"):
-                    found[name] = point.value
-    return found
+    names = {key: key.removeprefix("evaluate/") for key in run.data.metrics if not key.endswith(("_low", "_high"))}
+    keys = [key for key, name in names.items() if name != key]
+    points = sorted(known_points(store, run.info.run_id, keys))
+    return {names[point.key]: point.value for point in points if str(point.step) == version.tags.get("step")}
 
 
 def set_version_tags(store: Store, version: "ModelVersion", tags: Mapping[str, str]) -> None:

@@ -23,7 +23,8 @@ EVALUATE = """\
 import json, pathlib
 assert pathlib.Path("adapters/final/tlora_weights.safetensors").read_text() == "the champion"
 scores = {**%r, "similarity_held_out": 0.25, "step": 50, "objections": []}
-setup = {"prompts_digest": pathlib.Path("prompts.txt").read_text(), "seeds": [1000, 1001], "evaluator": "clip@1", "drawing": {}}
+setup = {"prompts_digest": pathlib.Path("prompts.txt").read_text(), "seeds": [1000, 1001], "evaluator": "clip@1"}
+setup |= {"drawing": {}, "held_out": "kept-1"}
 checkpoints = {"base": {"step": 0}, "final": scores}
 whole = {"recommended": "final", "reason": "", "checkpoints": checkpoints, "setup": setup, "failures": {}}
 pathlib.Path("metrics").mkdir(exist_ok=True)
@@ -57,7 +58,11 @@ def test_it_is_scored_with_the_prompts_of_today_and_can_then_be_compared(
         run = str(store.client.get_model_version(NAME, "1").run_id)
         (tmp_path / "tlora_weights.safetensors").write_text("the champion")
         store.client.log_artifact(run, str(tmp_path / "tlora_weights.safetensors"), "adapter/artifacts/final")
-        add_version(store, "challenger", tags={"evaluation.prompts": "today's", "evaluation.drawing": digest_of({})})
+        add_version(
+            store,
+            "challenger",
+            tags={"evaluation.prompts": "today's", "evaluation.drawing": digest_of({}), "evaluation.held_out": "kept-1"},
+        )
         assert judge(store, NAME, PromoteSettings()).remedy == "prefect deployment run measure/champion"
         code = "from flows.measure import measure; print(measure(return_state=True).message)"
         done = subprocess.run([sys.executable, "-c", code], env=served.environment, capture_output=True, text=True, check=False)

@@ -40,6 +40,7 @@ SETUP = {
     "prompts_digest": "prompts-1",
     "seeds": [0, 1],
     "evaluator": "an-evaluator@1",
+    "held_out": "held-out-1",
 }
 
 

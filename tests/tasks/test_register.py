@@ -68,6 +68,7 @@ def test_the_recommended_checkpoint_is_challenger_and_first_champion(finished_ru
         "base_revision": "base-1",
         "params_digest": "params-1",
         "evaluation.prompts": "prompts-1",
+        "evaluation.held_out": "held-out-1",
         "evaluation.seeds": "0,1",
         "evaluation.evaluator": "an-evaluator@1",
         "rank_schedule": "lora, rank 1 at timestep 1000 to 4 at 0, exponent 1",

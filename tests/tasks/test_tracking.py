@@ -11,7 +11,16 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.tracking.live import LiveRun
-from tasks.tracking.runs import Point, evaluation_points, find_run, run_fingerprint, training_points
+from tasks.tracking.runs import (
+    Point,
+    evaluation_points,
+    find_or_create_run,
+    find_run,
+    known_points,
+    log_points,
+    run_fingerprint,
+    training_points,
+)
 from tasks.tracking.store import Store, TrackingError, explained_failures, open_store, public_uri, run_address, store_uri
 from tests.tasks.finished_run import FinishedRun, metadata_of
 from tlora.preemption import Preempted
@@ -125,6 +134,19 @@ def test_scores_become_means_and_intervals_at_their_step() -> None:
         Point("evaluate/gain_high", 50, 0.3),
         Point("evaluate/diversity", 50, 0.4),
     ]
+
+
+def test_of_several_evaluations_the_newest_is_what_a_run_shows_even_where_it_says_again_what_an_older_one_said(
+    store_file: Path,
+) -> None:
+    store = open_store()
+    run_id = find_or_create_run(store, metadata_of(0)).info.run_id
+    for value in (0.2, 0.3, 0.2):
+        point = Point("evaluate/gain", 50, value)
+        assert point not in known_points(store, run_id, [point.key])
+        log_points(store, run_id, [point])
+        time.sleep(0.01)  # MLflow tells points apart by the millisecond
+        assert known_points(store, run_id, [point.key]) == {point}
 
 
 def test_a_live_run_shows_points_while_it_goes_on_and_says_how_it_ended(store_file: Path) -> None:

@@ -24,7 +24,18 @@ def test_two_processes_train_what_one_trains_with_the_doubled_batch(tmp_path: Pa
     process.join()
     assert process.exitcode == 0
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"]
-    command = [*launch, "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "--module", "tasks.train", *RUN]
+    command = [
+        *launch,
+        "--main_process_port",
+        "0",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--module",
+        "tasks.train",
+        *RUN,
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=two, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
