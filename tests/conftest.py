@@ -1,6 +1,7 @@
 """What every test is run under: no GPU means no GPU tests, and where it is asked for, a skipped test is a failure."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,11 @@ def browser() -> Iterator[Browser]:
     """Return Chromium; a test without one is skipped."""
     with open_browser() as opened:
         yield opened
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start hear SIGINT, which whatever a script starts in the background is deaf to."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
