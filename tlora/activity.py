@@ -49,7 +49,7 @@ def activity_lines(schedule: RankSchedule, activity: Float[Tensor, " rank"], rea
     lines += [f"rank {k + 1} takes part in {shares[k]:.0%} of the samples" for k in range(schedule.min_rank, schedule.rank)]
     if reach.highest_rank < schedule.rank - 1:
         lines.append(
-            f"warning: sampling in {reach.steps} steps never uses ranks above {reach.highest_rank}:"
+            f"warning: sampling in {reach.steps} steps never uses ranks {reach.highest_rank + 1} to {schedule.rank}:"
             " sample in more steps, or train a smaller rank"
         )
     return lines
