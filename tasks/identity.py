@@ -57,6 +57,14 @@ class TrainSettings:
                 " there would be no checkpoint to choose from"
             )
 
+    @property
+    def guarded_step(self) -> int:
+        """The step at which the adapter's effect is checked: not in the warm-up, at the last step at the latest; 0 for never."""
+        if not self.preview.guard_step:
+            return 0
+        warm = self.training.optimizer.lr_warmup_steps + 1
+        return min(max(self.preview.guard_step, warm), self.training.loop.max_train_steps)
+
 
 @dataclass(frozen=True)
 class Inputs:

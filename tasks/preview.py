@@ -17,7 +17,6 @@ from tlora.base_model import ModelSpec
 from tlora.errors import TrainingError
 from tlora.model import load_scheduler, load_vae
 from tlora.sampling import Painter, SampleSettings, draw_pictures
-from tlora.strength import relative_change
 
 PREVIEW_SEED = 0
 
@@ -29,7 +28,7 @@ class PreviewSettings:
     Args:
         preview_every: Steps between previews; 0 draws none.
         num_inference_steps: Denoising steps of a preview; ranks that so many steps never use are warned about.
-        guard_step: Step at which the adapter's effect is checked; 0 checks nothing.
+        guard_step: Step at which the adapter's effect is checked; 0 checks nothing. In the warm-up it waits for its end.
         max_relative_change: Largest update of any kind of layer, as a share of its weight, that is believed.
     """
 
@@ -64,56 +63,49 @@ def draw_preview(
     """
     painter = Painter(transformer, load_vae(model), load_scheduler(model))
     transformer.eval()
-    drawn = [
-        draw_pictures(
-            painter,
-            embeddings,
-            [PREVIEW_SEED],
-            SampleSettings(*size, num_inference_steps=settings.num_inference_steps, lora_scale=scale),
-        )[0]
-        for scale in (1.0, 0.0)
-    ]
-    transformer.train()
+    try:
+        drawn = [
+            draw_pictures(
+                painter,
+                embeddings,
+                [PREVIEW_SEED],
+                SampleSettings(*size, num_inference_steps=settings.num_inference_steps, lora_scale=scale),
+            )[0]
+            for scale in (1.0, 0.0)
+        ]
+    finally:
+        transformer.train()
     own, base = (np.asarray(picture, np.float32) / 255 for picture in drawn)
     return drawn[0], float(np.abs(own - base).mean())
 
 
-def check_effect(change: Mapping[str, float], distance: float, step: int, limit: float) -> str:
-    """Return a line about the adapter's effect so far.
+def check_effect(change: Mapping[str, float], step: int, limit: float) -> str:
+    """Return a line about the adapter's effect on the weights so far.
+
+    Args:
+        change: Relative change of the weights by kind of layer; empty where all are quantised and none can be measured.
+        step: When it was measured.
+        limit: `max_relative_change`.
 
     Raises:
         TrainingError: If nothing has changed, or a change is not finite or beyond belief.
     """
-    if all(value == 0 for value in change.values()):
-        raise TrainingError(f"step {step}: no weight has changed at all: raise learning_rate or check target_modules")
+    if change and all(value == 0 for value in change.values()):
+        raise TrainingError(
+            f"step {step}: no weight has changed at all: raise train.learning_rate, or adapt other layers (train.target_modules)"
+        )
     for kind, value in change.items():
-        if not math.isfinite(value) or value > limit:
+        if not math.isfinite(value):
+            raise TrainingError(f"step {step}: the update of {kind} is {value}: lower train.learning_rate")
+        if value > limit:
             raise TrainingError(
-                f"step {step}: the update of {kind} is {value:.3g} times its weight, more than max_relative_change"
-                f" ({limit:g}): lower learning_rate"
+                f"step {step}: the update of {kind} is {value:.3g} times its weight, more than train.max_relative_change"
+                f" ({limit:g}): lower train.learning_rate"
             )
     listed = ", ".join(f"{kind} {value:.3%}" for kind, value in change.items())
-    return f"step {step}: relative weight change {listed}; a picture differs from the base's by {distance:.3f} of full scale"
+    return f"step {step}: relative weight change {listed or 'unknown, all layers are quantised'}"
 
 
-def guard(
-    transformer: nn.Module,
-    model: ModelSpec,
-    embeddings: tuple[Tensor, Tensor],
-    size: tuple[int, int],
-    step: int,
-    settings: PreviewSettings,
-) -> str:
-    """Measure the adapter's effect and refuse to go on if there is none or far too much; return a line about it."""
-    change = relative_change(transformer)
-    check_effect(change, 0.0, step, settings.max_relative_change)  # before anything is drawn with it
-    _, distance = draw_preview(transformer, model, embeddings, size, settings)
-    return check_effect(change, distance, step, settings.max_relative_change)
-
-
-def save_preview(picture: Image.Image, folder: Path, step: int) -> Path:
-    """Save a preview; return its file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:06d}.png"
-    picture.save(path)
-    return path
+def preview_file(folder: Path, step: int) -> Path:
+    """Return where the preview of a step lies in a folder of previews."""
+    return folder / f"step-{step:06d}.png"

@@ -117,6 +117,7 @@ def _show_run(store: Store, story: Story, since: SinceChampion, grids: Path, art
     runs.log_dataset(store, run, story.choice.metadata.concept, dataset.digest, dataset.path, dataset.pictures)
     pictures = {int(scores["step"]): grids / f"{name}.png" for name, scores in story.evaluation.checkpoints.items()}
     runs.log_pictures(store, run_id, "grid", pictures, again=SHOWN in run.data.tags)
+    runs.log_pictures(store, run_id, runs.PREVIEW_SERIES, story.previews, again=False)
     runs.log_preview(store, run_id, grids / "grid.png", PREVIEW, PREVIEW_WIDTH)
     runs.log_files(store, run_id, {**artifacts, str(Path(GRID).parent): grids / "grid.png"})
     system = {"mlflow.source.git.commit": story.tags["git_commit"], "mlflow.note.content": _page(store, story, since, run_id)}

@@ -35,6 +35,7 @@ class Story:
         dataset: What it was trained on.
         record: How training went: commit, host, start, parameters.
         log: A line per training step.
+        previews: Step -> picture drawn in the middle of training.
         tags: What both the run and the version are tagged with.
     """
 
@@ -44,6 +45,7 @@ class Story:
     dataset: Dataset
     record: Mapping[str, Any]
     log: list[dict[str, Any]]
+    previews: Mapping[int, Path]
     tags: Mapping[str, str]
 
     @property
@@ -92,7 +94,9 @@ def read_story(choice: Choice, evaluation: Evaluation, objection: str | None, fo
     }
     dataset = Dataset(path, digest, len(trained.items))
     log = _read_log(folders.reports / "train" / "log.jsonl")
-    return Story(choice, evaluation, objection, dataset, record, log, tags)
+    previews = sorted((folders.reports / "train" / "previews").glob("step-*.png"))
+    steps = {int(file.stem.removeprefix("step-")): file for file in previews}
+    return Story(choice, evaluation, objection, dataset, record, log, steps, tags)
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from PIL.Image import Image
 
 from tasks.cli import run_stage
 from tasks.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields, shaping_params
-from tasks.preview import draw_preview, guard, save_preview
+from tasks.preview import check_effect, draw_preview, preview_file
 from tasks.provenance import circumstances
 from tasks.state import state_folder
 from tasks.tracking.live import LiveRun
-from tasks.tracking.runs import training_points
+from tasks.tracking.runs import PREVIEW_SERIES, training_points
 from tlora.activity import activity_lines, rank_activity, sampler_reach
 from tlora.base_model import ModelSpec, read_shape, require_base
 from tlora.checkpoint import AdapterMetadata
@@ -34,9 +34,10 @@ from tlora.memory import MemoryPlan, Workload
 from tlora.model import choose_device, load_scheduler, load_transformer
 from tlora.noise import MAX_TIMESTEP
 from tlora.peak_memory import PeakMemory, free_bytes
+from tlora.picture_record import write_png
 from tlora.preemption import Preempted, StopRequest, asked_to_stop
 from tlora.progress import Progress
-from tlora.run_folder import RunFolder
+from tlora.run_folder import PREVIEWS, RunFolder
 from tlora.sampling import set_timesteps
 from tlora.strength import relative_change
 from tlora.training import Training, image_tokens
@@ -77,41 +78,9 @@ def train(
         run.resume(training)
         run.rebuild(adapters, report)
         with LiveRun(metadata, say=_say) as live, asked_to_stop(_say) as stop:
-            watch = _Watch(training, model, settings, views, captions, live)
+            watch = _Watch(training, model, settings, views, captions, outputs, live)
             _train_to_the_end(training, views, captions, outputs, watch, stop)
     outputs.finish(training)
-
-
-@dataclass(frozen=True)
-class _Watch:
-    """Whoever looks on while training runs: MLflow, previews and the guard."""
-
-    training: Training
-    model: ModelSpec
-    settings: TrainSettings
-    views: LatentCache
-    captions: PromptCache
-    live: LiveRun
-
-    def look(self, line: dict[str, float], folder: Path) -> None:
-        """Send the step's numbers; at the steps that ask for it, draw a preview or check the adapter's effect."""
-        if not self.training.accelerator.is_main_process:
-            return
-        step, preview = int(line["step"]), self.settings.preview
-        self.live.log(training_points(line))
-        if step == preview.guard_step:
-            _say(guard(self.training.transformer, self.model, self._text(), self._size(), step, preview))
-        if preview.preview_every and step % preview.preview_every == 0:
-            picture, _ = draw_preview(self.training.transformer, self.model, self._text(), self._size(), preview)
-            _say(f"preview of step {step}: {save_preview(picture, folder, step)}")
-
-    def _text(self) -> tuple[Tensor, Tensor]:
-        return self.captions.read([str(self.views.entries[0]["caption"])])
-
-    def _size(self) -> tuple[int, int]:
-        height, width = self.views.shapes()[0]
-        factor = int(json.loads((self.views.folder / INDEX).read_text(encoding="utf-8"))["pixels_per_latent"])
-        return width * factor, height * factor
 
 
 @dataclass(frozen=True)
@@ -137,6 +106,12 @@ class _Outputs:
         if checkpoint:
             self.run.publish(self.adapters, self.report)
 
+    def keep_preview(self, picture: Image, step: int) -> Path:
+        """Keep a picture where resuming finds it, and show it among the outputs at once; return the latter."""
+        write_png(preview_file(self.run.previews, step), picture)
+        self.run.publish(self.adapters, self.report)
+        return preview_file(self.report / PREVIEWS, step)
+
     def finish(self, training: Training) -> None:
         """Write the final adapter, the summary and the record of the run."""
         if not training.accelerator.is_main_process:
@@ -152,6 +127,57 @@ class _Outputs:
         write_json(self.report / "run.json", {**self.record, "peak_memory": training.memory.peaks})
         _say(f"peak of memory by phase: {training.memory}")
         _say(f"{training.step} steps done, adapters in {self.adapters}")
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Whoever looks on while training runs: MLflow, previews and the guard."""
+
+    training: Training
+    model: ModelSpec
+    settings: TrainSettings
+    views: LatentCache
+    captions: PromptCache
+    outputs: _Outputs
+    live: LiveRun
+
+    def judge(self, step: int) -> None:
+        """Check the adapter's effect where it is time to; before anything is kept of the step, so that no rerun gets round it."""
+        if step != self.settings.guarded_step or not self.training.accelerator.is_main_process:
+            return
+        change = relative_change(self.training.transformer)
+        line = check_effect(change, step, self.settings.preview.max_relative_change)  # before anything is drawn with it
+        drawn = self._draw(step)
+        _say(f"{line}; a picture differs from the base's by {drawn[1]:.3f} of full scale" if drawn else line)
+
+    def show(self, line: dict[str, float]) -> None:
+        """Send the step's numbers, and the preview if it is time for one."""
+        if self.training.accelerator.is_main_process:
+            self.live.log(training_points(line))
+            self.preview(int(line["step"]))
+
+    def preview(self, step: int) -> None:
+        """Draw a preview if the step calls for one that is not there yet."""
+        every = self.settings.preview.preview_every
+        if not (every and step and step % every == 0 and self.training.accelerator.is_main_process):
+            return
+        if preview_file(self.outputs.run.previews, step).exists():
+            return
+        if drawn := self._draw(step):
+            _say(f"preview of step {step}: {self.outputs.keep_preview(drawn[0], step)}")
+            self.live.show(PREVIEW_SERIES, step, preview_file(self.outputs.run.previews, step))
+
+    def _draw(self, step: int) -> tuple[Image, float] | None:
+        """Draw with the adapter and compare with the base; None where memory does not suffice, which must not end training."""
+        height, width = self.views.shapes()[0]
+        factor = int(json.loads((self.views.folder / INDEX).read_text(encoding="utf-8"))["pixels_per_latent"])
+        text, size = self.captions.read([str(self.views.entries[0]["caption"])]), (width * factor, height * factor)
+        try:
+            with self.training.memory.phase("preview"):
+                return draw_preview(self.training.transformer, self.model, text, size, self.settings.preview)
+        except OutOfMemoryError as error:
+            _say(f"step {step}: no picture is drawn: {error}")
+            return None
 
 
 def _memory_plan(
@@ -207,12 +233,14 @@ def _train_to_the_end(
     training: Training, views: LatentCache, captions: PromptCache, outputs: _Outputs, watch: _Watch, stop: StopRequest
 ) -> None:
     steps = training.settings.loop.max_train_steps
+    watch.preview(training.step)  # a kill may have come between a state and its picture
     with Progress("train", steps, training.step) as progress:
         for report in training.steps(views, views.shapes(), captions.read):
             line = outputs.run.record(report)
             progress.advance(f"loss {report.loss:.4f}")
+            watch.judge(report.step)
             outputs.keep(training)
-            watch.look(line, outputs.report / "previews")
+            watch.show(line)
             if _any_process(training.accelerator, stop.is_made):
                 outputs.run.save_state(training)
                 raise Preempted(f"asked to stop; the state of step {report.step} is saved, run it again to go on")

@@ -1,6 +1,6 @@
 """What a training run leaves behind so that it can be killed at any moment and go on to the same bytes.
 
-One folder per fingerprint: the fingerprint's fields, the last few states, every checkpoint already emitted, and the log so far.
+One folder per fingerprint: the fingerprint's fields, the last few states, every checkpoint and preview so far, and the log.
 Whoever runs may lose the outputs in between (DVC deletes them first), so outputs are always rebuilt from here.
 """
 
@@ -17,6 +17,7 @@ from tlora.training import StepReport, Training
 from tlora.whole_file import write_json, write_text
 
 FIELDS = "fingerprint.json"
+PREVIEWS = "previews"
 
 
 class RunFolder:
@@ -47,6 +48,7 @@ class RunFolder:
         self._keep, self._writes, self._say = keep_states, writes, say
         self.log = self.folder / "log.jsonl"
         self.checkpoints = self.folder / "checkpoints"
+        self.previews = self.folder / PREVIEWS
 
     def resume(self, training: Training) -> None:
         """Continue from the newest state that can be read, saying so, or start afresh, saying why."""
@@ -102,12 +104,13 @@ class RunFolder:
 
     def rebuild(self, adapters: Path, report: Path) -> None:
         """Build the outputs anew, without what another run left there (DVC removes it, a person who runs by hand does not)."""
-        if self._writes and adapters.exists():
-            shutil.rmtree(adapters)
+        for left in (adapters, report / PREVIEWS):
+            if self._writes and left.exists():
+                shutil.rmtree(left)
         self.publish(adapters, report)
 
     def publish(self, adapters: Path, report: Path) -> None:
-        """Build the outputs: every checkpoint so far, and the log."""
+        """Build the outputs: every checkpoint and preview so far, and the log."""
         if not self._writes:
             return
         for folder in sorted(self.checkpoints.glob("*/")):
@@ -119,6 +122,8 @@ class RunFolder:
         report.mkdir(parents=True, exist_ok=True)
         if self.log.exists():
             shutil.copyfile(self.log, report / "log.jsonl")
+        if self.previews.exists():
+            shutil.copytree(self.previews, report / PREVIEWS, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.partial"))
 
     def _explain_fresh_start(self) -> None:
         if not self._others:

@@ -8,10 +8,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
-from tasks.tracking.runs import Point, find_or_create_run, known_points, log_points
-from tasks.tracking.store import Store, TrackingError, explained_failures, open_store
+from tasks.tracking.runs import Point, find_or_create_run, known_points, log_pictures, log_points
+from tasks.tracking.store import Store, TrackingError, explained_failures, open_store, public_uri, store_uri
 from tlora.checkpoint import AdapterMetadata
 from tlora.preemption import Preempted
 
@@ -38,6 +39,7 @@ class LiveRun:
         self._open: tuple[Store, str] | None = None
         self._known: set[Point] = set()
         self._waiting: list[Point] = []
+        self._pictures: list[tuple[str, int, Path]] = []
         self._next_try, self._pause = 0.0, _FIRST_PAUSE
 
     def __enter__(self) -> "LiveRun":
@@ -45,7 +47,7 @@ class LiveRun:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Send the rest and say how it ended; an exception goes on its way."""
-        if self._open or self._waiting:
+        if self._open or self._waiting or self._pictures:
             stopped = kind is not None and (issubclass(kind, Preempted) or not issubclass(kind, Exception))
             self._send("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
 
@@ -55,20 +57,28 @@ class LiveRun:
         if time.monotonic() >= self._next_try:
             self._send("RUNNING")
 
+    def show(self, series: str, step: int, picture: Path) -> None:
+        """Take a picture; it is sent with the next points, unless the run has one of that series and step."""
+        self._pictures.append((series, step, picture))
+
     def _send(self, status: str) -> None:
         self._next_try = time.monotonic() + _SEND_EVERY
         try:
             with _impatience(), explained_failures():
                 store, run_id = self._open = self._open or self._start()
                 log_points(store, run_id, [point for point in self._waiting if point not in self._known])
+                self._waiting.clear()  # at once: what fails below must not send them twice
                 if status != "RUNNING":
                     store.client.set_terminated(run_id, status)
+                with _any_failure_explained():
+                    for series, step, picture in self._pictures:
+                        log_pictures(store, run_id, series, {step: picture}, again=False)
+                self._pictures.clear()
         except TrackingError as error:
             if self._pause == _FIRST_PAUSE:
                 self._say(f"{error}: going on without it, register will complete the run")
             self._next_try, self._pause = time.monotonic() + self._pause, 2 * self._pause
         else:
-            self._waiting.clear()
             self._pause = _FIRST_PAUSE
 
     def _start(self) -> tuple[Store, str]:
@@ -77,6 +87,16 @@ class LiveRun:
         store.client.update_run(run_id, status="RUNNING")
         self._known = known_points(store, run_id, [*store.client.get_run(run_id).data.metrics])
         return store, run_id
+
+
+@contextmanager
+def _any_failure_explained() -> Iterator[None]:
+    """Turn whatever the client of an artifact store raises (S3's, Google's, a full disk) into the one line that is said."""
+    try:
+        yield
+    except Exception as error:
+        reason = public_uri(str(error).strip().split("\n")[0])[:300]
+        raise TrackingError(f"pictures for MLflow store {public_uri(store_uri())}: {type(error).__name__}: {reason}") from error
 
 
 @contextmanager

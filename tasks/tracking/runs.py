@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FINGERPRINT = "fingerprint"
+PREVIEW_SERIES = "preview"  # pictures drawn in the middle of training
 _BATCH = 1000  # MLflow's own limit for metrics in one request
 _SMALL_BATCH = 100  # and for parameters and tags
 _LONGEST_DIGEST = 36  # of a dataset, in MLflow's table

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from tasks.tracking.live import LiveRun
 from tasks.tracking.runs import (
+    PREVIEW_SERIES,
     Point,
     evaluation_points,
     find_or_create_run,
@@ -187,6 +189,42 @@ def test_register_completes_a_live_run_without_doubling_it(finished_run: Finishe
     finished_run.register()
     assert points_of("train/loss") == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
     assert len(open_store().client.search_runs([open_store().experiment_id])) == 1
+
+
+def shown_pictures() -> list[str]:
+    store = open_store()
+    run = find_run(store, run_fingerprint(metadata_of(0)))
+    assert run is not None
+    names = [Path(file.path).name for file in store.client.list_artifacts(run.info.run_id, "images")]
+    return sorted("+".join(name.split("+")[:3]) for name in names if name.endswith(".png") and name.startswith("preview"))
+
+
+def test_a_live_run_shows_pictures_and_register_completes_them(finished_run: FinishedRun) -> None:
+    previews = finished_run.root / "reports/train/previews"
+    previews.mkdir()
+    for step in (2, 4):
+        Image.new("RGB", (8, 8), (step, 0, 0)).save(previews / f"step-{step:06d}.png")
+    for _ in range(2):
+        with LiveRun(metadata_of(0)) as live:
+            live.show(PREVIEW_SERIES, 2, previews / "step-000002.png")
+            live.log(training_points({"step": 2, "loss": 0.5}))
+            assert shown_pictures() == ["preview+step+2"]
+    finished_run.register()
+    assert shown_pictures() == ["preview+step+2", "preview+step+4"]
+
+
+def test_pictures_that_cannot_be_stored_cost_training_one_line_and_no_points(store_file: Path) -> None:
+    Path("mlartifacts").write_text("no folder can be made here")
+    Image.new("RGB", (8, 8)).save("preview.png")
+    said: list[str] = []
+    with LiveRun(metadata_of(0), said.append) as live:
+        live.show(PREVIEW_SERIES, 1, Path("preview.png"))
+        live.log(training_points({"step": 1, "loss": 0.5}))
+    assert len(said) == 1
+    assert said[0].startswith(f"pictures for MLflow store sqlite:///{store_file}: ")
+    assert said[0].endswith("going on without it, register will complete the run")
+    assert points_of("train/loss") == [(1, 0.5)]
+    assert status() == "FINISHED"
 
 
 def test_a_store_that_is_away_costs_training_one_line_and_no_time(store_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
