@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tasks.cache import assemble
-from tasks.cli import run_stage
+from tasks.cli import named_section, run_stage
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec, base_digest, require_base
 from tlora.data import content_key, item_file, latent_weights, to_pixels, to_weights, write_item
@@ -25,7 +25,7 @@ from tlora.manifest import Manifest, PictureItem, read_manifest
 from tlora.model import Vae, choose_device, encode_posterior, load_vae, pixels_per_latent
 from tlora.pictures import decode_picture
 from tlora.progress import Progress
-from tlora.views import View, ViewSettings, take_view, views_of
+from tlora.views import View, ViewSettings, require_resolution, take_view, views_of
 
 PREPROCESSING = "1"  # changes whenever the same view of the same bytes would give other pixels
 
@@ -52,6 +52,8 @@ def cache_latents(
         evaluation: Output folder, latents of the held-out pictures.
     """
     require_base(model)
+    with named_section("cache_latents"):
+        require_resolution(settings, model)
     encoder = base_digest(model, "vae")
     device = str(choose_device(model))
     with hold_device(device, "cache_latents"):

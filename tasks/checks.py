@@ -48,6 +48,8 @@ class ValidateSettings:
             raise ValueError(f"min_side must be at least 1 pixel, got {self.min_side}")
         if self.max_aspect < 1:
             raise ValueError(f"max_aspect must be at least 1, got {self.max_aspect}")
+        if not 0 <= self.min_sharpness <= 1:
+            raise ValueError(f"min_sharpness must be in 0..1, got {self.min_sharpness}")
         if not 0 <= self.near_copy_bits <= 32:
             raise ValueError(f"need 0 <= near_copy_bits <= 32, got {self.near_copy_bits}")
 

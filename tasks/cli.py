@@ -13,21 +13,22 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
 
 from tasks.state import exit_file, remember_seconds, repository_root
 from tasks.telemetry import telemetry_off
-from tlora.errors import SettingsError, TloraError
+from tlora.errors import InjectionError, SettingsError, TloraError
 from tlora.preemption import PREEMPTED, Preempted
 from tlora.settings import parse_settings, read_mapping
 from tlora.whole_file import write_json
 
 SETTINGS = "settings"  # the argument that comes from the section of the stage's own name
 BAD_INPUT = 2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) -> None:
@@ -39,7 +40,7 @@ def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) ->
     """
     name = stage.__name__
     telemetry_off()
-    signal.signal(signal.SIGTERM, _stop)
+    _on_signal(_stop)
     started = time.monotonic()
     try:
         stage(**_read_arguments(stage, arguments))
@@ -52,6 +53,7 @@ def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) ->
         code, reason = BAD_INPUT, _explain(error)
     except KeyboardInterrupt:
         code, reason = 128 + signal.SIGINT, "stopped by the keyboard or a signal"
+    _on_signal(signal.SIG_DFL)  # nothing is left that could be half done
     if code:
         print(f"{name}: {'stopped' if code == PREEMPTED else 'error'}: {reason}", file=sys.stderr, flush=True)
     _leave_exit(name, code, reason, time.monotonic() - started)
@@ -77,6 +79,19 @@ def read_section(path: Path, section: str) -> Mapping[str, Any]:
     if not isinstance(params.get(section), Mapping):
         raise SettingsError(f"{path}: section {section!r} is missing or is not a mapping")
     return params[section]
+
+
+@contextmanager
+def named_section(section: str) -> Iterator[None]:
+    """Name file and section where a setting turns out wrong only beside the base model.
+
+    Raises:
+        SettingsError: With both before what was said.
+    """
+    try:
+        yield
+    except (SettingsError, InjectionError) as error:
+        raise SettingsError(f"params.yaml: {section}: {error}") from error
 
 
 def _read_arguments(stage: Callable[..., None], arguments: list[str] | None) -> dict[str, Any]:
@@ -105,8 +120,13 @@ def _add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, h
     parser.add_argument(option, type=Path, required=required, default=None if required else parameter.default)
 
 
+def _on_signal(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+
+
 def _stop(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_DFL)  # a second one stops at once
+    _on_signal(signal.SIG_DFL)  # a second one stops at once
     raise KeyboardInterrupt
 
 

@@ -5,6 +5,7 @@ what it reads must be readable where it runs; a Ray cluster therefore needs this
 """
 
 import ctypes
+import multiprocessing
 import os
 import signal
 from collections import deque
@@ -55,12 +56,22 @@ def _map_processes(function: Callable[[Item], Result], items: Sequence[Item], wo
         def submit(chunk: Sequence[Item]) -> "Future[list[Result]]":
             return pool.submit(_each, function, chunk)
 
+        is_done = False
         try:
             yield from _in_window(submit, Future.result, items, workers)
+            is_done = True
         except BrokenProcessPool as error:
             raise WorkerDied("a worker process died, perhaps for lack of memory: run again, it goes on") from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            if not is_done:
+                _abandon(pool)
+
+
+def _abandon(pool: ProcessPoolExecutor) -> None:
+    """End the workers in the middle of their chunks: whoever asked us to stop does not wait for large pictures."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in multiprocessing.active_children():
+        worker.terminate()
 
 
 def _map_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

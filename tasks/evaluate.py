@@ -6,6 +6,7 @@ is drawn, measured and written, and the stage then fails with the reason, so tha
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 
 from tasks.album import CHECKPOINTS, SCALES, write_album
 from tasks.checkpoints import attempt, find_checkpoints
-from tasks.cli import run_stage
+from tasks.cli import named_section, run_stage
 from tasks.easel import Easel, Rows
 from tasks.evaluation_page import EvaluationFiles, render_evaluation
 from tasks.evaluation_report import write_curves, write_grids
@@ -33,7 +34,7 @@ from tlora.evaluator import load_dinov2, load_evaluator
 from tlora.fingerprint import digest_of
 from tlora.manifest import read_manifest
 from tlora.memorisation import LossSettings, choose_views
-from tlora.model import choose_device, load_scheduler, load_transformer, load_vae
+from tlora.model import choose_device, image_tokens_of, load_scheduler, load_transformer, load_vae
 from tlora.pictures import decode_picture
 from tlora.progress import Progress
 from tlora.sampling import Painter, SampleSettings
@@ -80,6 +81,10 @@ class EvaluateSettings:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
         if self.full_frame_prompts < 0:
             raise ValueError(f"full_frame_prompts must not be negative, got {self.full_frame_prompts}")
+        if not 0 <= self.first_seed < 2**63:
+            raise ValueError(f"first_seed must be in 0..2**63 - 1, got {self.first_seed}")
+        if not all(map(math.isfinite, self.scales)):
+            raise ValueError(f"scales must be finite, got {list(self.scales)}")
 
     @property
     def all_seeds(self) -> range:
@@ -128,6 +133,9 @@ def evaluate(
         EvaluationError: Once everything else is written, if something could not be measured.
     """
     require_base(model)
+    with named_section("evaluate"):
+        image_tokens_of(model, settings.sample.width, settings.sample.height)
+    device = choose_device(model)
     wanted, watch = read_concept(concept).prompts, Stopwatch()
     checkpoints, failures = find_checkpoints(adapters, model)
     most = settings.losses.loss_pictures
@@ -138,7 +146,7 @@ def evaluate(
         judges = _load_judges(settings, failures)
         truth = [[decode_picture(data / item.picture) for item in read_manifest(file).items] for file in (manifest, held_out)]
         references = look_at_references(judges, truth[0], truth[1], wanted, (settings.sample.width, settings.sample.height))
-    with hold_device(str(choose_device(model)), "evaluate"):
+    with hold_device(str(device), "evaluate"):
         with watch("loading"):
             painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
         easel = Easel(painter, embeddings, settings.batch)

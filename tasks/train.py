@@ -6,8 +6,7 @@ SIGINT), it finishes the step, saves, and exits with 75.
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from PIL.Image import Image
 
-from tasks.cli import run_stage
+from tasks.cli import named_section, run_stage
 from tasks.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields, shaping_params
 from tasks.preview import check_effect, draw_preview, preview_file
 from tasks.provenance import circumstances
@@ -28,10 +27,9 @@ from tlora.base_model import ModelSpec, read_shape, require_base
 from tlora.checkpoint import AdapterMetadata
 from tlora.data import INDEX, LatentCache, PromptCache
 from tlora.device import hold_device
-from tlora.errors import OutOfMemoryError
-from tlora.inject import inject_tlora_into_transformer
-from tlora.memory import MemoryPlan, Workload
-from tlora.model import choose_device, load_scheduler, load_transformer
+from tlora.inject import inject_tlora_into_transformer, require_targets
+from tlora.memory import MemoryPlan, Workload, explained_memory
+from tlora.model import choose_device, load_scheduler, load_transformer, outline_transformer
 from tlora.noise import MAX_TIMESTEP
 from tlora.peak_memory import PeakMemory, free_bytes
 from tlora.picture_record import write_png
@@ -59,6 +57,9 @@ def train(
         report: Output folder, the step log and what is not a function of the inputs.
     """
     require_base(model)
+    with named_section("train"):
+        require_targets(outline_transformer(model), settings.target_modules, settings.training.adapter)
+    device = choose_device(model)
     inputs = Inputs(prompts, latents, concept)
     views, captions = LatentCache(latents), PromptCache(prompts)
     captions.read(sorted({str(entry["caption"]) for entry in views.entries}))  # a missing one is said before a weight is loaded
@@ -66,21 +67,21 @@ def train(
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.training.loop.gradient_accumulation_steps,
-        cpu=choose_device(model).type == "cpu",
+        cpu=device.type == "cpu",
     )
     fields = fingerprint_fields(settings, model, inputs, metadata, accelerator.num_processes)
     run = RunFolder(state_folder("train"), fields, settings.keep_states, writes=accelerator.is_main_process, say=_say)
     record = {"fingerprint": run.fingerprint, "params": shaping_params(settings, model), **circumstances()}
     outputs = _Outputs(run, metadata, settings, record, adapters, report)
-    with _alone_on(accelerator), _explained_memory(_memory_plan(settings, model, views, captions, accelerator)):
+    with _alone_on(accelerator), explained_memory(_memory_plan(settings, model, views, captions, accelerator)):
         training = _prepare(settings, model, accelerator)
         _print_rank_activity(settings, model, views.shapes()[0])
         run.resume(training)
         run.rebuild(adapters, report)
-        with LiveRun(metadata, say=_say) as live, asked_to_stop(_say) as stop:
+        with asked_to_stop(_say) as stop, LiveRun(metadata, say=_say) as live:
             watch = _Watch(training, model, settings, views, captions, outputs, live)
             _train_to_the_end(training, views, captions, outputs, watch, stop)
-    outputs.finish(training)
+            outputs.finish(training)  # asked to stop by now, it ends as it would have
 
 
 @dataclass(frozen=True)
@@ -190,15 +191,6 @@ def _memory_plan(
     plan = MemoryPlan(read_shape(model), settings.training, settings.target_modules, load, free_bytes(accelerator.device))
     _say(plan.line())
     return plan
-
-
-@contextmanager
-def _explained_memory(plan: MemoryPlan) -> Iterator[None]:
-    """Add to an error about memory what would make the run fit."""
-    try:
-        yield
-    except OutOfMemoryError as error:
-        raise OutOfMemoryError(f"{error}: {plan.advice()}") from error
 
 
 def _prepare(settings: TrainSettings, model: ModelSpec, accelerator: Accelerator) -> Training:

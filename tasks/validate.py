@@ -19,7 +19,7 @@ from tasks.checks import (
     check_pictures,
     check_prompts,
 )
-from tasks.cli import run_stage
+from tasks.cli import named_section, run_stage
 from tasks.data_report import DataReport, render_report
 from tasks.engine import Engine
 from tasks.findings import (
@@ -35,7 +35,7 @@ from tasks.fixes import Room, apply_fixes
 from tasks.inspection import Inspection, inspect_pictures, looks_file
 from tasks.looks import LookStore, forget_others
 from tasks.state import state_folder
-from tlora.base_model import ModelSpec, picture_multiple
+from tlora.base_model import ModelSpec
 from tlora.colour import Refused
 from tlora.concept import Concept, read_concept
 from tlora.errors import ModelError, PictureError
@@ -43,7 +43,7 @@ from tlora.manifest import PictureItem, Split, build_manifest, manifest_to_json,
 from tlora.pictures import list_pictures
 from tlora.progress import show_progress
 from tlora.tokens import TextSettings, load_tokenizers
-from tlora.views import ViewSettings, views_of
+from tlora.views import ViewSettings, require_resolution
 from tlora.whole_file import write_json, write_text
 
 
@@ -85,9 +85,9 @@ def validate(
     """
     for name in ("train.json", "held_out.json"):
         (manifest / name).unlink(missing_ok=True)  # of an earlier run by hand; DVC removes them itself
-    described, multiple = read_concept(concept), picture_multiple(model)
-    if multiple:
-        views_of((multiple, multiple), cache_latents, multiple)  # refuses a resolution that the base model does not take
+    described = read_concept(concept)
+    with named_section("cache_latents"):
+        multiple = require_resolution(cache_latents, model)
     looks = looks_file(state_folder("cache", "validate"), cache_latents.resolution)
     forget_others(looks)
     examine = partial(_examine, settings, model, cache_latents, cache_prompts, data, described, looks)

@@ -152,7 +152,7 @@ class TLoRALinear(_MaskedLayer):
         self, base: nn.Module, cfg: TLoRAConfig, generator: torch.Generator | None = None, *, initialise: bool = True
     ) -> None:
         super().__init__(base, cfg)
-        inside, outside = _features(base, cfg)
+        inside, outside = features_of(base, cfg)
         self.down = nn.Linear(inside, cfg.rank, bias=False)
         self.up = nn.Linear(cfg.rank, outside, bias=False)
         nn.init.zeros_(self.down.weight)
@@ -194,7 +194,7 @@ class OrthoTLoRALinear(_MaskedLayer):
         self, base: nn.Module, cfg: TLoRAConfig, generator: torch.Generator | None = None, *, initialise: bool = True
     ) -> None:
         super().__init__(base, cfg)
-        inside, outside = _features(base, cfg)
+        inside, outside = features_of(base, cfg)
         q, p, strengths = torch.zeros(cfg.rank, inside), torch.zeros(outside, cfg.rank), torch.zeros(cfg.rank)
         if initialise:
             q, p, strengths = _singular_factors(base, cfg, (outside, inside), generator)
@@ -249,10 +249,16 @@ def _fit(sigma_mask: Tensor | None, hidden: Tensor) -> Tensor:
     return sigma_mask.to(hidden.dtype).reshape(sigma_mask.shape[0], *[1] * (hidden.ndim - 2), rank)
 
 
-def _features(base: nn.Module, cfg: TLoRAConfig) -> tuple[int, int]:
+def features_of(base: nn.Module, cfg: TLoRAConfig) -> tuple[int, int]:
+    """Return the widths of a Linear's input and output.
+
+    Raises:
+        InjectionError: If the rank is larger than either.
+    """
     inside, outside = int(base.in_features), int(base.out_features)  # type: ignore[arg-type]
-    if cfg.rank > min(inside, outside):
-        raise InjectionError(f"rank {cfg.rank} is larger than a layer of {inside} x {outside} can hold")
+    most = min(inside, outside)
+    if cfg.rank > most:
+        raise InjectionError(f"rank {cfg.rank} is larger than a layer of {inside} x {outside} can hold: use at most {most}")
     return inside, outside
 
 

@@ -10,12 +10,13 @@ of masks and of scales, with an entry for each adapter, in the order in which th
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tlora.adapter import OrthoTLoRALinear, TLoRAConfig, TLoRALinear, build_layer, device_of
+from tlora.adapter import OrthoTLoRALinear, TLoRAConfig, TLoRALinear, build_layer, device_of, features_of
 from tlora.errors import InjectionError
 from tlora.settings import nearest
 
@@ -64,6 +65,17 @@ def inject_tlora_into_transformer(
     patch_transformer_forward_for_joint_attention_kwargs(transformer)
     transformer.__dict__.setdefault("_tlora_thawed", thawed)
     return len(layers)
+
+
+def require_targets(transformer: nn.Module, target_module_suffixes: Sequence[str], cfg: TLoRAConfig) -> None:
+    """Check that an adapter fits, on a transformer that needs no weights.
+
+    Raises:
+        InjectionError: As injecting it would.
+    """
+    for name in find_targets(transformer, target_module_suffixes):
+        with _named_layer(name):
+            features_of(transformer.get_submodule(name), cfg)
 
 
 def find_targets(transformer: nn.Module, target_module_suffixes: Sequence[str]) -> list[str]:
@@ -151,12 +163,18 @@ def _build_layers(transformer: nn.Module, targets: Sequence[str], cfg: TLoRAConf
     layers = {}
     for name in targets:
         target = transformer.get_submodule(name)
-        try:
+        with _named_layer(name):
             layer = build_layer(target, cfg, generator, initialise=seed is not None)
-        except InjectionError as error:
-            raise InjectionError(f"{name}: {error}") from error
         layers[name] = layer.to(device_of(target)).train(target.training)
     return layers
+
+
+@contextmanager
+def _named_layer(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InjectionError as error:
+        raise InjectionError(f"{name}: {error}") from error
 
 
 def _thaw(parameters: Sequence[nn.Parameter]) -> None:

@@ -7,9 +7,11 @@ that are adapted. Lengths are counted in widths of the model, per token.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tlora.base_model import FluxShape
+from tlora.errors import OutOfMemoryError
 from tlora.training_settings import TrainingSettings
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -115,6 +117,20 @@ def adapter_parameters(shape: FluxShape, settings: TrainingSettings, targets: Se
 
 
 @dataclass(frozen=True)
+class Keys:
+    """What settings are called where a run is configured; by default in params.yaml."""
+
+    checkpointing: str = "train.gradient_checkpointing"
+    batch: str = "train.train_batch_size"
+    half_types: str = "model.dtype: bfloat16"
+    resolution: str = "cache_latents.resolution"
+
+
+PARAMS_KEYS = Keys()
+FLAT_KEYS = Keys("gradient_checkpointing", "train_batch_size", "mixed_precision: bf16", "resolution")
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """A run and the memory that there is for it.
 
@@ -124,6 +140,7 @@ class MemoryPlan:
         targets: Suffixes of the Linears to adapt.
         load: Sizes and types.
         available: Bytes that the device has free before the model is loaded.
+        keys: What the settings are called where the run is configured.
     """
 
     shape: FluxShape
@@ -131,6 +148,7 @@ class MemoryPlan:
     targets: Sequence[str]
     load: Workload
     available: float
+    keys: Keys = PARAMS_KEYS
 
     def estimate(self) -> MemoryEstimate:
         """Return the expected peak."""
@@ -146,14 +164,23 @@ class MemoryPlan:
         """Return the smallest change that makes the run fit."""
         present = self.estimate().total
         limit = self.available if present > self.available else _CLEARLY_LESS * present
-        for words, settings, load in _smaller(self.settings, self.load):
+        for words, settings, load in _smaller(self.settings, self.load, self.keys):
             needed = estimate_memory(self.shape, settings, self.targets, load).total
             if needed <= limit:
                 return f"set {words}, which needs about {needed / _GB:.1f} GB"
         return "nothing short of a device with more memory makes it fit"
 
 
-def _smaller(settings: TrainingSettings, load: Workload) -> Iterator[tuple[str, TrainingSettings, Workload]]:
+@contextmanager
+def explained_memory(plan: MemoryPlan) -> Iterator[None]:
+    """Add to an error about memory what would make the run fit."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{error}: {plan.advice()}") from error
+
+
+def _smaller(settings: TrainingSettings, load: Workload, keys: Keys) -> Iterator[tuple[str, TrainingSettings, Workload]]:
     """Yield ever larger changes: first those that learn the same, then those that round, then those that see less."""
     words: list[str] = []
 
@@ -163,7 +190,7 @@ def _smaller(settings: TrainingSettings, load: Workload) -> Iterator[tuple[str, 
 
     if not settings.loop.gradient_checkpointing:
         settings = dataclasses.replace(settings, loop=dataclasses.replace(settings.loop, gradient_checkpointing=True))
-        yield changed("train.gradient_checkpointing: true")
+        yield changed(f"{keys.checkpointing}: true")
     batch, micro_steps = settings.loop.train_batch_size, settings.loop.gradient_accumulation_steps
     kept = list(words)
     for smaller in (n for n in range(batch - 1, 0, -1) if batch % n == 0):
@@ -172,13 +199,13 @@ def _smaller(settings: TrainingSettings, load: Workload) -> Iterator[tuple[str, 
         )
         settings = dataclasses.replace(settings, loop=loop)
         words[:] = kept
-        yield changed(f"train.train_batch_size: {smaller} with gradient_accumulation_steps: {loop.gradient_accumulation_steps}")
+        yield changed(f"{keys.batch}: {smaller} with gradient_accumulation_steps: {loop.gradient_accumulation_steps}")
     if load.dtype == "float32":
         load = dataclasses.replace(load, dtype="bfloat16")
-        yield changed("model.dtype: bfloat16")
+        yield changed(keys.half_types)
     for part, name in ((2, "half"), (4, "a quarter of")):
         fewer = dataclasses.replace(load, image_tokens=max(1, load.image_tokens // part**2))
-        yield ", ".join([*words, f"{name} the cache_latents.resolution"]), settings, fewer
+        yield ", ".join([*words, f"{name} the {keys.resolution}"]), settings, fewer
 
 
 def _adapter_bytes(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str]) -> float:

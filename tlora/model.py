@@ -3,6 +3,7 @@
 diffusers costs ten seconds to import, so only stages that draw or train import this module.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -46,17 +47,18 @@ def choose_device(spec: ModelSpec) -> torch.device:
     """Return the device that the spec names.
 
     Raises:
-        ModelError: If a GPU is named and there is none.
+        ModelError: If it is no device that is known, or a GPU that is not there.
     """
     available = torch.cuda.is_available()
     if spec.device == "auto":
         return torch.device("cuda" if available else "cpu")
-    try:
-        device = torch.device(spec.device)
-    except RuntimeError as error:
-        raise ModelError(f"model.device: {spec.device!r} is no device: use cpu, cuda, cuda:0 or auto") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", spec.device):
+        raise ModelError(f"params.yaml: model.device: {spec.device!r} is no device: use cpu, cuda, cuda:0 or auto")
+    device = torch.device(spec.device)
     if device.type == "cuda" and not available:
-        raise ModelError(f"model.device is {spec.device} but no GPU can be seen here: use auto or cpu")
+        raise ModelError(f"params.yaml: model.device: {spec.device}, but no GPU can be seen here: use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"params.yaml: model.device: {spec.device}, but the last here is cuda:{torch.cuda.device_count() - 1}")
     return device
 
 
@@ -69,6 +71,21 @@ def load_transformer(spec: ModelSpec) -> FluxTransformer2DModel:
     """Load the transformer, frozen, on its device."""
     transformer = _load(FluxTransformer2DModel.from_pretrained, spec, "transformer", choose_dtype(spec))
     return transformer.requires_grad_(False).to(choose_device(spec))
+
+
+def outline_transformer(spec: ModelSpec) -> FluxTransformer2DModel:
+    """Return the transformer's modules and shapes, from its configuration alone: on no device, and with no weight loaded.
+
+    Raises:
+        ModelError: If the configuration cannot be read.
+    """
+    require_base(spec)
+    try:
+        config = FluxTransformer2DModel.load_config(spec.path, subfolder="transformer", revision=spec.revision or None)
+        with torch.device("meta"):
+            return FluxTransformer2DModel.from_config(config)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{spec.path}/transformer: its configuration cannot be read: {_first_line(error)}") from error
 
 
 def load_vae(spec: ModelSpec) -> AutoencoderKL:

@@ -61,7 +61,7 @@ class OptimizerSettings:
         ):
             if not (0 <= amount < math.inf):
                 raise ValueError(f"{name} must not be negative, got {amount}")
-        if self.adam_epsilon <= 0:
+        if not (0 < self.adam_epsilon < math.inf):
             raise ValueError(f"adam_epsilon must be positive, got {self.adam_epsilon}")
 
 

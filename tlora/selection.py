@@ -5,6 +5,7 @@ and prompt following. The best of the front by `score` wins, unless an earlier o
 is safer. Loss does not answer the question: it was seen to be anti-correlated with quality.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,8 +35,8 @@ class SelectionSettings:
         for name in ("min_diversity_ratio", "max_copied", "max_loss_gap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
-        if not self.prompt_weight >= 0:
-            raise ValueError(f"prompt_weight must not be negative, got {self.prompt_weight}")
+        if not (0 <= self.prompt_weight < math.inf):
+            raise ValueError(f"prompt_weight must not be negative, and finite, got {self.prompt_weight}")
 
 
 @dataclass(frozen=True)

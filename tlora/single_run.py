@@ -12,18 +12,28 @@ from typing import Any
 from accelerate import Accelerator
 
 from tlora.activity import activity_lines, rank_activity, sampler_reach
-from tlora.base_model import ModelSpec, base_digest, require_base, require_free_space
+from tlora.base_model import ModelSpec, base_digest, read_shape, require_base, require_free_space
 from tlora.checkpoint import AdapterMetadata
 from tlora.data import CaptionDataset, LatentItem, latent_weights
 from tlora.device import hold_device
 from tlora.errors import SettingsError
 from tlora.fingerprint import code_digest, digest_of
 from tlora.flat_config import FlatConfig
-from tlora.inject import inject_tlora_into_transformer
+from tlora.inject import inject_tlora_into_transformer, require_targets
 from tlora.latents import PATCH
-from tlora.model import choose_device, encode_posterior, load_scheduler, load_transformer, load_vae, pixels_per_latent
+from tlora.memory import FLAT_KEYS, MemoryPlan, Workload, explained_memory
+from tlora.model import (
+    choose_device,
+    encode_posterior,
+    load_scheduler,
+    load_transformer,
+    load_vae,
+    outline_transformer,
+    pixels_per_latent,
+)
 from tlora.noise import MAX_TIMESTEP
 from tlora.output_folder import claim_output, require_writable
+from tlora.peak_memory import PeakMemory, free_bytes
 from tlora.pictures import SUFFIXES, list_pictures, picture_digest, read_caption
 from tlora.preemption import Preempted, StopRequest, asked_to_stop
 from tlora.progress import Progress
@@ -32,6 +42,7 @@ from tlora.sampling import set_timesteps
 from tlora.strength import relative_change
 from tlora.text import embed_captions
 from tlora.training import ReadPrompts, Training, image_tokens
+from tlora.views import require_resolution
 
 STATES = ".state"  # below the output folder
 STATE_STEPS, KEEP_STATES = 50, 2  # what a kill can cost, and how many states are kept
@@ -76,7 +87,9 @@ def train_from_config(config: FlatConfig, say: Say) -> None:
         cpu=choose_device(model).type == "cpu",
     )
     metadata = _describe(config, model)
-    with hold_device(str(accelerator.device), "tlora train"):
+    plan = _memory_plan(config, model, _shapes(views), accelerator)
+    say(plan.line())
+    with hold_device(str(accelerator.device), "tlora train"), explained_memory(plan):
         training = _prepare(config, model, accelerator, say)
         fields = _fingerprint_fields(config, metadata, accelerator.num_processes)
         folder = RunFolder(output / STATES, fields, KEEP_STATES, writes=accelerator.is_main_process, say=say)
@@ -88,12 +101,14 @@ def train_from_config(config: FlatConfig, say: Say) -> None:
         folder.publish(output, output)
         with asked_to_stop(say) as stop:
             _train_to_the_end(run, config.checkpointing_steps, stop)
-    _finish(run, say)
+            _finish(run, say)  # asked to stop by now, it ends as it would have
 
 
 def _require_inputs(config: FlatConfig, model: ModelSpec, output: Path) -> None:
     """Say what is wrong before anything is loaded."""
     require_base(model)
+    require_resolution(config.views(), model)
+    require_targets(outline_transformer(model), config.target_modules, config.adapter())
     if not config.train_data_dir:
         raise SettingsError("train_data_dir is missing: the folder of pictures to train on")
     if not Path(config.train_data_dir).is_dir():
@@ -153,10 +168,18 @@ def _fingerprint_fields(config: FlatConfig, metadata: AdapterMetadata, processes
     }
 
 
+def _memory_plan(config: FlatConfig, model: ModelSpec, shapes: Sequence[tuple[int, int]], accelerator: Accelerator) -> MemoryPlan:
+    load = Workload(max(map(image_tokens, shapes)), config.max_sequence_length, model.dtype, config.mixed_precision)
+    available = free_bytes(accelerator.device)
+    return MemoryPlan(read_shape(model), config.training(), config.target_modules, load, available, FLAT_KEYS)
+
+
 def _prepare(config: FlatConfig, model: ModelSpec, accelerator: Accelerator, say: Say) -> Training:
-    transformer = load_transformer(model).to(accelerator.device)
-    layers = inject_tlora_into_transformer(transformer, config.target_modules, config.adapter(), seed=config.seed)
-    training = Training(transformer, config.training(), accelerator)
+    memory = PeakMemory(accelerator.device)
+    with memory.phase("loading"):
+        transformer = load_transformer(model).to(accelerator.device)
+        layers = inject_tlora_into_transformer(transformer, config.target_modules, config.adapter(), seed=config.seed)
+        training = Training(transformer, config.training(), accelerator, memory)
     say(f"{layers} layers, {sum(p.numel() for p in training.parameters):,} trainable parameters, on {accelerator.device}")
     return training
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
+from tlora.base_model import ModelSpec, picture_multiple
 from tlora.errors import SettingsError
 
 
@@ -34,6 +35,18 @@ class View:
     width: int
     height: int
     flipped: bool
+
+
+def require_resolution(settings: ViewSettings, spec: ModelSpec) -> int | None:
+    """Check that a base model takes the resolution; return of what its pictures' sides are multiples, None if it is not here.
+
+    Raises:
+        SettingsError: With the nearest that it takes.
+    """
+    multiple = picture_multiple(spec)
+    if multiple:
+        views_of((multiple, multiple), settings, multiple)
+    return multiple
 
 
 def views_of(size: tuple[int, int], settings: ViewSettings, multiple: int) -> list[View]:

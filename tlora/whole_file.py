@@ -15,7 +15,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # the disk is full, say: leave it no fuller
+    except (OSError, KeyboardInterrupt):  # the disk is full, say: leave it no fuller
         temporary.unlink(missing_ok=True)
         raise
     os.replace(temporary, path)

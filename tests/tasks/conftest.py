@@ -1,6 +1,8 @@
 """A migrated MLflow store to copy (making one takes seconds), and a folder in which everything but `register` has run."""
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,15 @@ from tests.tasks.data_folder import tokenizers_only
 from tests.tasks.finished_run import FinishedRun, lay_out
 from tests.tiny_flux import tiny_pipeline_folder
 from tlora.base_model import ModelSpec
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """Put signal handlers back that a stage, run in this process, has set."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

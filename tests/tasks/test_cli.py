@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,12 @@ class Oven:
 
 
 @pytest.fixture
-def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a folder with a params.yaml, outside any repository, and put the signal handlers back."""
-    kept = signal.getsignal(signal.SIGTERM)
+def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with a params.yaml, outside any repository."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     (tmp_path / "params.yaml").write_text(PARAMS)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, kept)
+    return tmp_path
 
 
 def stage_that(act: Callable[[], Any]) -> Callable[..., None]:
@@ -162,11 +160,19 @@ def test_what_is_our_own_fault_is_not_dressed_up_as_yours() -> None:
         run_stage(raising(ZeroDivisionError()), ["--dough", "x"])
 
 
-def test_a_first_sigterm_ends_in_good_order_and_a_second_at_once(kitchen: Path) -> None:
-    once = stage_that(lambda: signal.raise_signal(signal.SIGTERM))
-    assert run(once, "--dough", "x") == 130
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_ends_in_good_order_and_a_second_of_either_kind_at_once(kitchen: Path, number: signal.Signals) -> None:
+    found: list[Any] = []
+
+    def knead(settings: Knead, *, dough: Path) -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            found.extend(map(signal.getsignal, (signal.SIGTERM, signal.SIGINT)))
+
+    assert run(knead, "--dough", "x") == 130
     assert left_behind(kitchen)["reason"] == "stopped by the keyboard or a signal"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert found == [signal.SIG_DFL, signal.SIG_DFL]
 
 
 def test_linked_worktrees_share_one_state_folder_but_not_how_a_stage_ended(tmp_path: Path) -> None:
