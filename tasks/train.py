@@ -27,6 +27,7 @@ from tlora.base_model import ModelSpec, read_shape, require_base
 from tlora.checkpoint import AdapterMetadata
 from tlora.data import INDEX, LatentCache, PromptCache
 from tlora.device import hold_device
+from tlora.errors import OutOfMemoryError
 from tlora.inject import inject_tlora_into_transformer, require_targets
 from tlora.memory import MemoryPlan, Workload, explained_memory
 from tlora.model import choose_device, load_scheduler, load_transformer, outline_transformer
