@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,14 +15,15 @@ FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["tasks.train"])  # each process starts with the imports done, and is as real as any other
 
 
-def start(folder: Path, *, memory: int = 0) -> multiprocessing.process.BaseProcess:
+def start(folder: Path, *, memory: int = 0, signal_at: str = "") -> multiprocessing.process.BaseProcess:
     """Start the stage in a folder.
 
     Args:
         folder: Made by `make_trainable`.
         memory: Bytes that it may take beyond what it starts with; 0 for no limit.
+        signal_at: Name of a checkpoint; while it is published, the process is asked to stop.
     """
-    process = FORK.Process(target=_attempt, args=(str(folder), memory))
+    process = FORK.Process(target=_attempt, args=(str(folder), memory, signal_at))
     process.start()
     return process
 
@@ -37,7 +39,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
-def _attempt(folder: str, memory: int) -> None:
+def _attempt(folder: str, memory: int, signal_at: str) -> None:
     """Run the stage, in a process group of its own, as its command would."""
     os.setsid()
     os.chdir(folder)
@@ -51,4 +53,20 @@ def _attempt(folder: str, memory: int) -> None:
     from tasks.cli import run_stage
     from tasks.train import train
 
+    if signal_at:
+        _ask_while_publishing(signal_at)
     run_stage(train, RUN)
+
+
+def _ask_while_publishing(name: str) -> None:
+    """Let SIGTERM arrive in the middle of the copy of a checkpoint, as nobody could time it from outside."""
+    import tlora.run_folder
+
+    copy = shutil.copytree
+
+    def copy_and_ask(source: Path, target: Path, **options: bool) -> Path:
+        if source.name == name:
+            signal.raise_signal(signal.SIGTERM)
+        return copy(source, target, **options)
+
+    tlora.run_folder.shutil.copytree = copy_and_ask  # type: ignore[assignment]

@@ -89,6 +89,18 @@ def test_asked_to_stop_it_saves_the_step_and_goes_on_from_there(unbroken: tuple[
     assert bytes_of(folder / "adapters") == bytes_of(unbroken[0] / "adapters")
 
 
+def test_asked_to_stop_while_the_final_adapter_is_published_it_ends_as_it_would_have(
+    unbroken: tuple[Path, float], tmp_path: Path
+) -> None:
+    folder = make_trainable(tmp_path / "late")
+    process = start(folder, signal_at="final")
+    process.join()
+    log = (folder / "train.log").read_text()
+    assert process.exitcode == 0, log
+    assert "asked to stop" in log
+    assert bytes_of(folder / "adapters") == bytes_of(unbroken[0] / "adapters")
+
+
 def test_a_damaged_state_is_passed_over_for_the_one_before(unbroken: tuple[Path, float], tmp_path: Path) -> None:
     folder = make_trainable(tmp_path / "damaged")
     start(folder).join()
