@@ -4,11 +4,11 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 from pathlib import Path
 
+from tests.processes import limit_memory
 from tests.tasks.trainable import RUN
 
 FORK = multiprocessing.get_context("forkserver")
@@ -47,9 +47,7 @@ def _attempt(folder: str, memory: int, signal_at: str) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     if memory:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + memory
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        limit_memory(memory)
     from tasks.cli import run_stage
     from tasks.train import train
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.processes import limit_memory
 from tests.tlora.commands.workplace import write_config
 from tlora.checkpoint import read_metadata
 from tlora.cli import main
@@ -59,17 +60,31 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(folder: Path, base: Pat
     assert sorted(p.name for p in (folder / "out").glob("*/")) == [".state", "checkpoint-1", "checkpoint-2", "final", "former-1"]
 
 
-def train_in(folder: str) -> None:
+@pytest.mark.slow
+def test_out_of_memory_is_one_line_with_the_change_of_its_own_file_that_fits(folder: Path, base: Path) -> None:
+    write_config(folder, base, train_batch_size=8192, checkpointing_steps=1, max_train_steps=1)
+    said = said_by(start(folder, memory=500_000_000), folder, 1)
+    (line,) = (line for line in said.splitlines() if "error" in line)
+    assert line.startswith("tlora train: error: out of memory in ")
+    assert "on cpu (peak by phase: loading 0." in line
+    assert line.split("): ")[1].startswith("set train_batch_size: 4096 with gradient_accumulation_steps: 2, which needs about ")
+    assert "Traceback" not in said
+    assert "\nmemory: about " in said
+
+
+def train_in(folder: str, memory: int) -> None:
     """Run the verb in a folder, as its command would."""
     os.chdir(folder)
     with Path("train.log").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    if memory:
+        limit_memory(memory)
     main(["train", "--config", "config.yaml"])
 
 
-def start(folder: Path) -> multiprocessing.process.BaseProcess:
-    process = FORK.Process(target=train_in, args=(str(folder),))
+def start(folder: Path, memory: int = 0) -> multiprocessing.process.BaseProcess:
+    process = FORK.Process(target=train_in, args=(str(folder), memory))
     process.start()
     return process
 
@@ -105,6 +120,8 @@ def test_a_config_that_cannot_work_is_one_line_before_a_weight_is_loaded(
 
 
 CANNOT_WORK = {
+    "resolution: 18": "resolution must be a multiple of 4 for this base model, got 18: use 16",
+    "lora_rank: 33": "rank 33 is larger than a layer of 32 x 32 can hold: use at most 32",
     "train_data_dir: nowhere": "train_data_dir: nowhere: no such folder",
     "train_data_dir:": "train_data_dir is missing",
     "output_dir: config.yaml/out": "config.yaml/out: cannot be written .Not a directory.: choose another folder",
