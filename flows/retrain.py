@@ -6,6 +6,7 @@ own deployments; without a server's workers (`python -m flows.retrain`) they run
 """
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,8 +18,11 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
-    FlowRunFilterStartTime,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
 )
+from prefect.client.schemas.objects import StateType
 from prefect.deployments import run_deployment
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
@@ -40,8 +44,8 @@ KEPT = ("dvc.lock", "data.dvc", "metrics/evaluate.json")  # what git keeps of a 
 def retrain() -> State[None]:
     """Train again if there is anything new, and let the result become champion if it may."""
     try:
-        if other := _run_since():
-            return Completed(name="Skipped", message=f"missed its time, and {other} has looked since: nothing is done twice")
+        if later := _later_run():
+            return Completed(name="Skipped", message=f"missed its time, and {later} came due since: nothing is done twice")
         return _retrain(read_settings())
     except TloraError as error:
         return Failed(message=str(error))
@@ -99,21 +103,27 @@ def _keep(settings: RetrainSettings) -> str:
     return done
 
 
-def _run_since() -> str | None:
-    """Return the name of another run of this deployment that began between this one's time and its beginning, if there is one.
+def _later_run() -> str | None:
+    """Return the name of a run of this deployment that came due after this one, if there is one that works, will or has tried.
 
-    While nobody worked, every missed time of a schedule has left a run: the first of them to begin does the work of all.
+    While nobody worked, every missed time of a schedule has left a run: the last of them does the work of all. Who began first
+    would not tell them apart, since several may begin at once.
     """
     due = flow_run.scheduled_start_time
     if not deployment.id or not due:
         return None
+    lost = [StateType.CRASHED, StateType.CANCELLED, StateType.CANCELLING]
     with get_client(sync_client=True) as client:
-        begun = client.read_flow_run(UUID(flow_run.id)).start_time
         others = client.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[UUID(deployment.id)])),
-            flow_run_filter=FlowRunFilter(start_time=FlowRunFilterStartTime(after_=due, before_=begun)),
+            flow_run_filter=FlowRunFilter(
+                expected_start_time=FlowRunFilterExpectedStartTime(after_=due),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=lost)),
+            ),
         )
-    return next((other.name for other in others if str(other.id) != flow_run.id), None)
+    now = datetime.now(UTC)
+    came_due = ((other, other.expected_start_time) for other in others if other.expected_start_time)
+    return next((other.name for other, time in came_due if (due, flow_run.id) < (time, str(other.id)) and time <= now), None)
 
 
 def main() -> int:
