@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from tasks.dvc_command import read_dvc_file, run_dvc
 from tasks.restore_data import digest_of_version, main, restore_data
-from tasks.tracking.store import TrackingError
+from tasks.tracking.store import TrackingError, open_store
 from tlora.errors import PictureError
 
 pytestmark = pytest.mark.slow
@@ -78,7 +77,7 @@ def test_data_goes_back_and_forth_by_digest_and_nothing_unkept_is_overwritten(
     assert error.count("\n") == 1
     assert (caption(), Path("data.dvc").read_bytes()) == ("by hand, an hour's work", now)
 
-    client = MlflowClient()
+    client = open_store().client
     client.create_registered_model("tlora-pocket-flux-brick")
     version = client.create_model_version("tlora-pocket-flux-brick", "file:///nowhere", tags={"data_dvc": first})
     client.set_registered_model_alias("tlora-pocket-flux-brick", "champion", version.version)
