@@ -14,4 +14,5 @@ def test_telemetry_is_switched_off_unless_somebody_chose_otherwise(monkeypatch: 
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
     }
