@@ -5,14 +5,14 @@ or the move of the aliases.
 """
 
 import argparse
+import asyncio
 import os
 import sys
 from pathlib import Path
 
 from prefect import State, flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import pause_flow_run
+from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -28,6 +28,7 @@ from tlora.settings import parse_settings
 
 PARAMS, CONCEPT = Path("params.yaml"), Path("concept.yaml")
 GATE = "the gate"
+LATE_SECONDS = 600  # a server that finds a pause expired puts a failure of its own in place of every state proposed to it
 
 
 class Approval(RunInput):
@@ -95,7 +96,7 @@ def _promote(store: Store, model: str, version: str, approved_by: str, why: str)
     if settings.approval and not approved_by:
         try:
             answer = _ask(verdict, settings.approval_minutes)
-        except FlowPauseTimeout:
+        except TimeoutError:
             return _refuse(store, verdict, GATE, f"nobody approved it within {settings.approval_minutes:g} minutes")
         by, reason = answer.your_name, answer.reason or reason
         if not answer.approve:
@@ -112,11 +113,16 @@ def _ask(verdict: Verdict, minutes: float) -> Approval:
     """Wait for a person, who sees the comparison on the run's page; the process waits, no card does.
 
     Raises:
-        FlowPauseTimeout: If nobody comes.
+        TimeoutError: If nobody comes.
     """
     seconds = max(1, round(60 * minutes))
     asked = Approval.with_initial_data(description=verdict.to_markdown())
-    return pause_flow_run(wait_for_input=asked, timeout=seconds, poll_interval=min(10, seconds))
+
+    async def ask() -> Approval:
+        async with asyncio.timeout(seconds):
+            return await apause_flow_run(wait_for_input=asked, timeout=seconds + LATE_SECONDS, poll_interval=min(10, seconds))
+
+    return asyncio.run(ask())
 
 
 def _refuse(store: Store, verdict: Verdict, by: str, why: str) -> State[None]:

@@ -87,7 +87,7 @@ def describe_adapter(settings: TrainSettings, model: ModelSpec, inputs: Inputs) 
         base_revision=model.revision or base_digest(model),
         data_digest=index["data_digest"],
         params_digest=digest_of([shaping_params(settings, model), _index_digest(inputs.latents), _index_digest(inputs.prompts)]),
-        code_digest=code_digest(FIRST_PARTY, CANNOT_CHANGE_RESULTS),
+        code_digest=code_digest("tasks.train", FIRST_PARTY, CANNOT_CHANGE_RESULTS),
         concept=concept.name,
         trigger=concept.trigger,
     )

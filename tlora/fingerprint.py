@@ -1,10 +1,11 @@
 """Digests of what a result is a function of, and the first thing in which two of them differ."""
 
+import ast
 import hashlib
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,46 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def code_digest(packages: Sequence[str], apart_from: Sequence[str] = ()) -> str:
-    """Return the hash of the modules of some packages that are loaded by now, and of the versions of torch and diffusers.
+def code_digest(module: str, packages: Sequence[str], apart_from: Sequence[str] = ()) -> str:
+    """Return the hash of a module and of all that it imports, whatever else is loaded, and of the versions of torch and diffusers.
 
     Args:
-        packages: Top-level packages.
-        apart_from: Beginnings of module names whose code cannot change a result.
+        module: Full name of the module that makes the result.
+        packages: Top-level packages whose code counts.
+        apart_from: Beginnings of module names whose code cannot change a result; what they import is not followed.
     """
-    files = {}
-    for name, module in sys.modules.items():
-        spec = getattr(module, "__spec__", None)
-        own_name = spec.name if spec else name  # `python -m` runs a module under the name of __main__
-        counts = own_name.split(".")[0] in packages and not own_name.startswith(tuple(apart_from))
-        if counts and module.__file__:
-            files[own_name] = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+    files: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in files or name.split(".")[0] not in packages or name.startswith(tuple(apart_from)):
+            continue
+        file = _file_of(name)
+        if file:
+            source = file.read_bytes()
+            files[name] = hashlib.sha256(source).hexdigest()
+            waiting += _imported_names(source)
     return digest_of({"files": files, "torch": version("torch"), "diffusers": version("diffusers")})
+
+
+def _file_of(module: str) -> Path | None:
+    """Return where a module lies, without importing it, or None for a name that is not a module, such as a class of one."""
+    package, *inner = module.split(".")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0], *inner)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _imported_names(source: bytes) -> Iterator[str]:
+    """Yield what a module may import: in `from a import b`, b may be a module or not. Relative imports are not used here."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def first_difference(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str | None:

@@ -143,7 +143,7 @@ def _describe(config: FlatConfig, model: ModelSpec) -> AdapterMetadata:
         base_revision=base_digest(model),
         data_digest=_data_digest(Path(config.train_data_dir)),
         params_digest=digest_of(_shaping(config)),
-        code_digest=code_digest(["tlora"], ["tlora.cli", "tlora.commands"]),
+        code_digest=code_digest(__name__, ["tlora"]),
     )
 
 
