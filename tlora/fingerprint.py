@@ -16,7 +16,7 @@ def digest_of(value: Any) -> str:
 
 
 def code_digest(module: str, packages: Sequence[str], apart_from: Sequence[str] = ()) -> str:
-    """Return the hash of a module and of all that it imports, whatever else is loaded, and of the versions of torch and diffusers.
+    """Return the hash of a module, of all that it imports, whatever else is loaded, and of torch's and diffusers' versions.
 
     Args:
         module: Full name of the module that makes the result.
