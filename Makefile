@@ -15,10 +15,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup pull demo new fix restore plan serve promote rollback prune test pocket
+.PHONY: help setup pull demo new fix restore plan serve promote rollback prune test pocket pocket-gpu compare
 
 help: ## show this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup: .venv/.installed ## make .venv with the exact versions of constraints.txt
 
@@ -82,6 +82,9 @@ pocket: export MALLOC_TRIM_THRESHOLD_ := 8589934592
 pocket: export MALLOC_TOP_PAD_ := 268435456
 pocket: setup ## build the embedded base model and its evaluators anew, in hours; again: goes on where it was
 	python -m pocket
+
+pocket-gpu: setup ## the same on a GPU, with more pictures and steps
+	python -m pocket --device cuda --work .state/pocket-gpu
 
 compare: pull ## LoRA against T-LoRA at equal fidelity: about an hour, resumable; writes docs/comparison.md
 	python -m benchmarks.comparison

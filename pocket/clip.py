@@ -92,4 +92,5 @@ def _caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> dict[str, Tensor]:
-    return dict(tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt"))
+    tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+    return dict(tokens.to(torch.get_default_device()))

@@ -78,7 +78,7 @@ def train_judge(pictures: NDArray[np.uint8], steps: int, folder: Path) -> Judge:
     """Train the judge on rendered pictures, half of them noisy or blurred as drawn pictures are."""
     torch.manual_seed(0)
     judge = Judge()
-    labels = torch.from_numpy(true_labels([scene_of(i) for i in range(len(pictures))]))
+    labels = torch.tensor(true_labels([scene_of(i) for i in range(len(pictures))]), device=torch.get_default_device())
 
     def loss_at(step: int, draw: Draw) -> Tensor:
         chosen = np.sort(draw.numpy.integers(VALIDATION_PICTURES, len(pictures), _BATCH))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
 
 SAVE_EVERY_SECONDS = 60.0
 LOG_EVERY_STEPS = 100
@@ -32,7 +33,8 @@ class Draw:
     def at(seed: int, step: int) -> "Draw":
         """Return the sources of one step."""
         numpy = np.random.default_rng([seed, step])
-        return Draw(numpy, torch.Generator().manual_seed(int(numpy.integers(1 << 62))))
+        source = torch.Generator(torch.get_default_device())
+        return Draw(numpy, source.manual_seed(int(numpy.integers(1 << 62))))
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Recipe:
     averaging: float
     warmup: int = 50
     flat_share: float = 0.0
+    muon: bool = False  # for the weights of inner Linears; the rest keeps AdamW
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, flat, then a cosine to 2 % of the peak."""
@@ -56,25 +59,31 @@ class Recipe:
 
 
 class Learner:
-    """The parameters of some modules, their AdamW moments and their running average."""
+    """The parameters of some modules, their optimizers and their running average."""
 
     def __init__(self, modules: list[nn.Module], recipe: Recipe) -> None:
         self.recipe = recipe
         self.parameters = [p for module in modules for p in module.parameters()]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
-        )
+        matrices = inner_matrices(modules) if recipe.muon else []
+        held = {id(p) for p in matrices}
+        rest = [p for p in self.parameters if id(p) not in held]
+        rate, decay = recipe.learning_rate, recipe.weight_decay
+        self.optimizers: list[Optimizer] = [AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98), fused=True)]
+        if matrices:
+            self.optimizers.append(Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
         self.average = [p.detach().clone() for p in self.parameters]
         self.step = 0
 
     def update(self, loss: Tensor) -> None:
         """Take one optimizer step and move the running average."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.step)
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.rate(self.step)
+            optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         with torch.no_grad():
             weight = 1 - min(self.recipe.averaging, self.step / (self.step + 30))
@@ -102,25 +111,40 @@ class Learner:
         """Write everything that continuing needs, whole or not at all."""
         tensors = {"step": torch.tensor(self.step)}
         for i, parameter in enumerate(self.parameters):
-            moments = self.optimizer.state[parameter]
-            tensors |= {f"parameter.{i}": parameter.detach().contiguous(), f"average.{i}": self.average[i].contiguous()}
-            if moments:
-                tensors |= {f"{k}.{i}": moments[k].contiguous() for k in ("exp_avg", "exp_avg_sq", "step")}
+            kept = {"parameter": parameter.detach(), "average": self.average[i], **self._owner(parameter).state[parameter]}
+            tensors |= {f"{name}.{i}": tensor.contiguous() for name, tensor in kept.items()}
         temporary = path.with_suffix(".partial")
         save_file(tensors, temporary)
         os.replace(temporary, path)
 
     def load(self, path: Path) -> None:
         """Continue from a file that `save` wrote."""
-        tensors = load_file(path)
-        self.step = int(tensors["step"])
+        tensors = load_file(path, device=str(torch.get_default_device()))
+        self.step = int(tensors.pop("step"))
         with torch.no_grad():
-            for i, parameter in enumerate(self.parameters):
-                parameter.copy_(tensors[f"parameter.{i}"])
-                self.average[i].copy_(tensors[f"average.{i}"])
-                self.optimizer.state[parameter] = {
-                    k: tensors[f"{k}.{i}"].clone() for k in ("exp_avg", "exp_avg_sq", "step") if f"{k}.{i}" in tensors
-                }
+            for key, tensor in tensors.items():
+                name, number = key.rsplit(".", 1)
+                parameter = self.parameters[int(number)]
+                if name == "parameter":
+                    parameter.copy_(tensor)
+                elif name == "average":
+                    self.average[int(number)].copy_(tensor)
+                else:
+                    self._owner(parameter).state[parameter][name] = tensor.clone()
+
+    def _owner(self, parameter: Tensor) -> Optimizer:
+        """Return the optimizer that a parameter belongs to."""
+        return next(o for o in self.optimizers if any(parameter is p for group in o.param_groups for p in group["params"]))
+
+
+def inner_matrices(modules: list[nn.Module]) -> list[Tensor]:
+    """Return the weights of all Linears but those that take in or give out: what Muon, which makes updates orthogonal, is for."""
+    return [
+        layer.weight
+        for module in modules
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) and "embed" not in name and name != "proj_out"
+    ]
 
 
 def train(learner: Learner, loss_at: Callable[[int, Draw], Tensor], folder: Path) -> None:

@@ -41,8 +41,8 @@ def load_pictures(count: int, folder: Path) -> NDArray[np.uint8]:
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
-    """Turn (batch, height, width, 3) bytes into (batch, 3, height, width) in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """Turn (batch, height, width, 3) bytes into (batch, 3, height, width) in -1..1, on the default device."""
+    return torch.tensor(pictures, device=torch.get_default_device()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:
