@@ -15,16 +15,16 @@ from PIL import Image
 from benchmarks.comparison.arms import ARMS
 from benchmarks.comparison.concepts import Concept, all_concepts
 from benchmarks.comparison.matched import Curve, common_fidelity
-from benchmarks.comparison.measures import Measures, Yardstick, measure
-from benchmarks.comparison.page import SHARES, comparison_page, make_sheet, matched_step, strip_of
-from benchmarks.comparison.trial import BASE, BATCH, LEARNING_RATE, SEEDS_PER_PROMPT, TARGETS, Bench, learn
+from benchmarks.comparison.measures import Measures
+from benchmarks.comparison.page import SHARES, comparison_page, make_sheet, matched_step
+from benchmarks.comparison.runs import Run, run_missing
+from benchmarks.comparison.trial import BASE, BATCH, LEARNING_RATE, SEEDS_PER_PROMPT, TARGETS
 from tasks.state import state_folder
 from tasks.telemetry import telemetry_off
 from tlora.base_model import base_digest
 from tlora.fingerprint import digest_of
-from tlora.progress import Progress
 from tlora.settings import read_mapping
-from tlora.whole_file import write_json, write_text
+from tlora.whole_file import write_text
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main() -> None:
     telemetry_off()
     extent = SMOKE if given.smoke else FULL
     folder = state_folder("comparison", _fingerprint(extent))
-    _run_all(extent, folder)
+    run_missing([Run(c.name, seed, arm) for c in extent.concepts for seed in extent.seeds for arm in ARMS], extent.steps, folder)
     page = folder / "comparison.md" if given.smoke else given.out
     text = _write(extent, folder, page)
     print(text if given.smoke else f"comparison: {page}", flush=True)
@@ -59,27 +59,6 @@ def _fingerprint(extent: Extent) -> str:
     arms = {name: [type(cfg).__name__, dataclasses.asdict(cfg)] for name, cfg in ARMS.items()}
     setting = [BASE.path, base_digest(BASE), arms, TARGETS, LEARNING_RATE, BATCH, SEEDS_PER_PROMPT, extent.steps]
     return digest_of(setting)[:16]
-
-
-def _run_all(extent: Extent, folder: Path) -> None:
-    wanted = [(c, seed, arm) for c in extent.concepts for seed in extent.seeds for arm in ARMS]
-    missing = [run for run in wanted if not _result(folder, *run).exists()]
-    if not missing:
-        return
-    bench = Bench.load()
-    bases = {seed: bench.draw(seed) for seed in extent.seeds}
-    with Progress("comparison", len(wanted), len(wanted) - len(missing)) as progress:
-        for concept, seed, arm in missing:
-            yardstick = Yardstick.of(concept, bench.evaluator)
-            novel, others = bases[seed]
-            lines = {0: measure(novel, others, yardstick, bench.judge, bench.evaluator)}
-            strip_of(novel).save(folder / f"base-{seed}.png")
-            for step in learn(bench, concept, ARMS[arm], seed, extent.steps):
-                novel, others = bench.draw(seed)
-                lines[step] = measure(novel, others, yardstick, bench.judge, bench.evaluator)
-                strip_of(novel).save(_strip(folder, concept, seed, arm, step))
-            write_json(_result(folder, concept, seed, arm), {str(step): m.plain() for step, m in lines.items()})
-            progress.advance(f"{concept.name}, {arm}, seed {seed}")
 
 
 def _write(extent: Extent, folder: Path, page: Path) -> str:
@@ -95,7 +74,7 @@ def _write(extent: Extent, folder: Path, page: Path) -> str:
         strips = {}
         for arm, curve in curves[concept.name].items():
             step = matched_step(curve, steps, level)
-            strips[f"{arm}, step {step}"] = Image.open(_strip(folder, concept, extent.seeds[0], arm, step))
+            strips[f"{arm}, step {step}"] = Image.open(Run(concept.name, extent.seeds[0], arm).strip(folder, step))
         base = Image.open(folder / f"base-{extent.seeds[0]}.png")
         make_sheet(Image.fromarray(concept.picture("wall", 0)), base, strips).save(
             pictures / f"{concept.name}.png", optimize=True
@@ -109,22 +88,10 @@ def _write(extent: Extent, folder: Path, page: Path) -> str:
 def _curve(extent: Extent, folder: Path, concept: Concept, arm: str, steps: Sequence[int]) -> Curve:
     """Return the mean curve over seeds."""
     runs: list[Mapping[str, Mapping[str, float]]] = [
-        read_mapping(_result(folder, concept, seed, arm), "a finished run", "") for seed in extent.seeds
+        read_mapping(Run(concept.name, seed, arm).result(folder), "a finished run", "") for seed in extent.seeds
     ]
     names = [field.name for field in dataclasses.fields(Measures)]
     return {name: [float(np.mean([run[str(step)][name] for run in runs])) for step in steps] for name in names}
-
-
-def _result(folder: Path, concept: Concept, seed: int, arm: str) -> Path:
-    return folder / f"{_slug(concept, seed, arm)}.json"
-
-
-def _strip(folder: Path, concept: Concept, seed: int, arm: str, step: int) -> Path:
-    return folder / f"{_slug(concept, seed, arm)}-{step:04d}.png"
-
-
-def _slug(concept: Concept, seed: int, arm: str) -> str:
-    return f"{concept.name}-{seed}-" + "".join(ch if ch.isalnum() else "_" for ch in arm)
 
 
 if __name__ == "__main__":
