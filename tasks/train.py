@@ -196,6 +196,8 @@ def _memory_plan(
 
 def _prepare(settings: TrainSettings, model: ModelSpec, accelerator: Accelerator) -> Training:
     memory, seed = PeakMemory(accelerator.device), settings.training.loop.seed
+    if line := settings.training.adapter.starting_line:
+        _say(line)
     with memory.phase("loading"):
         transformer = load_transformer(model).to(accelerator.device)
         layers = inject_tlora_into_transformer(transformer, settings.target_modules, settings.training.adapter, seed=seed)

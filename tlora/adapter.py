@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from tlora.errors import InjectionError, MaskError
 from tlora.schedule import RankSchedule
+from tlora.singular_vectors import full_triplets, principal_triplets, random_triplets
 
 TRAINER_TYPES = ("lora", "ortho_lora")
 SIG_TYPES = ("principal", "last", "middle")
 SVD_SOURCES = ("weight", "random")
+ORIGINS = {"weight": "each weight", "random": "a random matrix"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ class TLoRAConfig:
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+    @property
+    def starting_line(self) -> str:
+        """Say where `ortho_lora` starts from, and what of it is approximate or slow; empty for `lora`."""
+        if self.trainer_type == "lora":
+            return ""
+        way = "full SVD of each layer, about n^3: minutes for all of FLUX.1"
+        if self.sig_type == "principal":
+            way = "approximate where a layer is large (randomised block Krylov)"
+        if self.svd_source == "random":
+            way = "drawn by its factors, exact in distribution"
+        return f"starts from the {self.sig_type} singular vectors of {ORIGINS[self.svd_source]}: {way}"
 
     def schedule(self, max_timestep: float = 1000.0) -> RankSchedule:
         """Return the rank schedule of this adapter."""
@@ -175,7 +189,7 @@ class OrthoTLoRALinear(_MaskedLayer):
     Args:
         base: The Linear to wrap; frozen here.
         cfg: Shape and behaviour; `sig_type` and `svd_source` choose the singular vectors.
-        generator: Source of the random matrix where `svd_source` is `random`.
+        generator: Source of the random matrix where `svd_source` is `random`, and of the search for principal vectors.
         initialise: Off spares the SVD and leaves every factor at zero, for values that are about to be loaded.
 
     Raises:
@@ -183,7 +197,9 @@ class OrthoTLoRALinear(_MaskedLayer):
             `weight`.
 
     Source:
-        T-LoRA (arXiv:2507.05964), orthogonal initialisation; the paper's is `svd_source="random", sig_type="last"`.
+        T-LoRA (arXiv:2507.05964), orthogonal initialisation; the paper's is `svd_source="random", sig_type="last"`. The
+        authors take every start from a full SVD. Here principal vectors of a large weight are approximate; they are
+        orthonormal all the same, and as the frozen copy is taken away, the update starts at 0 whatever they are.
     """
 
     base_q: Tensor
@@ -266,19 +282,13 @@ def _singular_factors(
     base: nn.Module, cfg: TLoRAConfig, shape: tuple[int, int], generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return q (rank, in), p (out, rank) and the singular values (rank,) that the config asks for."""
-    if cfg.svd_source == "random":
-        matrix = torch.empty(shape).normal_(0.0, 1 / cfg.rank, generator=generator).to(device_of(base))
-    else:
-        weight = base.weight
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or tuple(weight.shape) != shape:
-            raise InjectionError("svd_source 'weight' needs an unquantised base: use svd_source 'random'")
-        matrix = weight.detach().float()
-    u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
-    first = {"principal": 0, "middle": (len(values) - cfg.rank) // 2, "last": len(values) - cfg.rank}[cfg.sig_type]
+    first = {"principal": 0, "middle": (min(shape) - cfg.rank) // 2, "last": min(shape) - cfg.rank}[cfg.sig_type]
     chosen = slice(first, first + cfg.rank)
-    return _copy(vh[chosen]), _copy(u[:, chosen]), _copy(values[chosen])
-
-
-def _copy(view: Tensor) -> Tensor:
-    """Let go of the decomposition: a view, contiguous or not, keeps the whole of it in memory."""
-    return view.clone(memory_format=torch.contiguous_format)
+    if cfg.svd_source == "random":
+        q, p, strengths = random_triplets(*shape, chosen, generator)
+        return q, p, strengths / cfg.rank
+    weight = base.weight
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or tuple(weight.shape) != shape:
+        raise InjectionError("svd_source 'weight' needs an unquantised base: use svd_source 'random'")
+    matrix = weight.detach().float()
+    return principal_triplets(matrix, cfg.rank, generator) if cfg.sig_type == "principal" else full_triplets(matrix, chosen)

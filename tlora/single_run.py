@@ -176,6 +176,8 @@ def _memory_plan(config: FlatConfig, model: ModelSpec, shapes: Sequence[tuple[in
 
 def _prepare(config: FlatConfig, model: ModelSpec, accelerator: Accelerator, say: Say) -> Training:
     memory = PeakMemory(accelerator.device)
+    if line := config.adapter().starting_line:
+        say(line)
     with memory.phase("loading"):
         transformer = load_transformer(model).to(accelerator.device)
         layers = inject_tlora_into_transformer(transformer, config.target_modules, config.adapter(), seed=config.seed)

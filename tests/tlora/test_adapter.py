@@ -98,6 +98,30 @@ def test_ortho_factors_are_the_chosen_singular_vectors_of_the_weight(sig_type: s
     torch.testing.assert_close((layer.p_layer.weight.T @ base.weight @ layer.q_layer.weight.T), torch.diag(values))
 
 
+@pytest.mark.parametrize(
+    ("kind", "sig_type", "svd_source", "line"),
+    [
+        ("lora", "last", "weight", ""),
+        ("ortho_lora", "last", "weight", "starts from the last singular vectors of each weight: full SVD of each layer"),
+        ("ortho_lora", "principal", "weight", "starts from the principal singular vectors of each weight: approximate"),
+        ("ortho_lora", "last", "random", "starts from the last singular vectors of a random matrix: drawn by its factors"),
+    ],
+)
+def test_what_of_the_start_is_approximate_or_slow_is_said(kind: str, sig_type: str, svd_source: str, line: str) -> None:
+    said = TLoRAConfig(trainer_type=kind, sig_type=sig_type, svd_source=svd_source).starting_line
+    assert (said.startswith(line), bool(said)) == (True, bool(line))
+
+
+def test_a_large_layer_starts_as_its_base_to_the_bit_from_approximate_vectors() -> None:
+    base, x = linear(256, 320), torch.randn(3, 256, generator=source())
+    layer = OrthoTLoRALinear(base, ORTHO, source())
+    assert float(layer.lambda_layer.detach()[0]) < float(torch.linalg.matrix_norm(base.weight.detach(), 2)) * (
+        1 - 1e-6
+    )  # no SVD was made
+    layer.arm(torch.ones(1, 4), 1.0)
+    assert torch.equal(layer(x), base(x))
+
+
 def test_ortho_factors_do_not_keep_the_whole_decomposition_in_memory() -> None:
     layer = OrthoTLoRALinear(linear(64, 64), ORTHO)
     own = (layer.q_layer.weight, layer.p_layer.weight, layer.lambda_layer, layer.base_q, layer.base_p, layer.base_lambda)
