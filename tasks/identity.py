@@ -85,6 +85,7 @@ def describe_adapter(settings: TrainSettings, model: ModelSpec, inputs: Inputs) 
         max_timestep=MAX_TIMESTEP,
         base=model.path,
         base_revision=model.revision or base_digest(model),
+        base_quantisation=model.quantisation,
         data_digest=index["data_digest"],
         params_digest=digest_of([shaping_params(settings, model), _index_digest(inputs.latents), _index_digest(inputs.prompts)]),
         code_digest=code_digest("tasks.train", FIRST_PARTY, CANNOT_CHANGE_RESULTS),

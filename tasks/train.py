@@ -188,7 +188,7 @@ def _memory_plan(
     """Say what memory the run will need, before a weight is loaded, and return what that was worked out from."""
     embeds, _ = captions.read([str(views.entries[0]["caption"])])
     tokens = max(image_tokens(shape) for shape in views.shapes())
-    load = Workload(tokens, embeds.shape[1], model.dtype, settings.mixed_precision)
+    load = Workload(tokens, embeds.shape[1], model.dtype, settings.mixed_precision, model.quantisation)
     plan = MemoryPlan(read_shape(model), settings.training, settings.target_modules, load, free_bytes(accelerator.device))
     _say(plan.line())
     return plan

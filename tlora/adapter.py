@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tlora.errors import InjectionError, MaskError
+from tlora.quantise import plain_weight
 from tlora.schedule import RankSchedule
 from tlora.singular_vectors import full_triplets, principal_triplets, random_triplets
 
@@ -193,8 +194,8 @@ class OrthoTLoRALinear(_MaskedLayer):
         initialise: Off spares the SVD and leaves every factor at zero, for values that are about to be loaded.
 
     Raises:
-        InjectionError: If the rank is larger than the Linear can hold, or the base's weight is quantised and `svd_source` is
-            `weight`.
+        InjectionError: If the rank is larger than the Linear can hold, or `svd_source` is `weight` and the base was quantised
+            elsewhere.
 
     Source:
         T-LoRA (arXiv:2507.05964), orthogonal initialisation; the paper's is `svd_source="random", sig_type="last"`. The
@@ -287,8 +288,7 @@ def _singular_factors(
     if cfg.svd_source == "random":
         q, p, strengths = random_triplets(*shape, chosen, generator)
         return q, p, strengths / cfg.rank
-    weight = base.weight
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or tuple(weight.shape) != shape:
-        raise InjectionError("svd_source 'weight' needs an unquantised base: use svd_source 'random'")
-    matrix = weight.detach().float()
-    return principal_triplets(matrix, cfg.rank, generator) if cfg.sig_type == "principal" else full_triplets(matrix, chosen)
+    weight = plain_weight(base)
+    if weight is None:
+        raise InjectionError("svd_source 'weight' needs a base that can be restored to plain weights: use svd_source 'random'")
+    return principal_triplets(weight, cfg.rank, generator) if cfg.sig_type == "principal" else full_triplets(weight, chosen)

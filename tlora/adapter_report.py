@@ -12,6 +12,9 @@ from tlora.checkpoint import AdapterMetadata, adapter_digest, find_weights, is_o
 from tlora.export import Factors
 from tlora.foreign import read_foreign
 
+_STATED = (
+    "base", "base_revision", "base_quantisation", "concept", "trigger", "step", "data_digest", "params_digest", "code_digest",
+)  # fmt: skip
 _TABLE = ("layer", "in", "out", "ranks", "norm", "effective rank")
 
 
@@ -69,11 +72,7 @@ def _facts(metadata: AdapterMetadata) -> dict[str, str]:
         "rank": str(cfg.rank),
         "alpha": f"{cfg.alpha:g}",
         "schedule": ranks if cfg.enable_rank_masking else "none: full rank at every step",
-        **{
-            name: strings[name]
-            for name in ("base", "base_revision", "concept", "trigger", "step", "data_digest", "params_digest", "code_digest")
-            if strings[name]
-        },
+        **{name: strings[name] for name in _STATED if strings[name]},
         "target_modules": _shortened(metadata.target_modules),
     }
 

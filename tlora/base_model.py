@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from tlora.errors import ModelError
 HUB_MODEL_BYTES = 34e9  # FLUX.1 in diffusers' layout, without the single-file copy
 OLDEST_TORCH = (2, 5)
 PRECISIONS = ("float32", "bfloat16", "float16")
+Quantisation = Literal["none", "int8", "nf4"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class ModelSpec:
         revision: Commit on the hub; empty for a folder.
         dtype: Type of the frozen weights.
         device: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU where there is one.
+        quantisation: Bits a weight of the blocks' Linears: `none` as dtype says, `int8`, or `nf4`, which needs bitsandbytes.
     """
 
     path: str
     revision: str = ""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     device: str = "auto"
+    quantisation: Quantisation = "none"
 
     @property
     def is_folder(self) -> bool:
@@ -130,8 +134,10 @@ def require_base(spec: ModelSpec) -> None:
 
     Raises:
         ModelError: If the folder is missing or holds no pipeline; if a hub model is not on this machine and there is no
-            token for it or no room to download it.
+            token for it or no room to download it; if the library that would quantise it is not installed.
     """
+    if spec.quantisation == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("quantisation nf4 needs the package bitsandbytes: pip install 'flux-tlora[quantised]', or use int8")
     if spec.is_folder:
         index = Path(spec.path) / "model_index.json"
         if not index.exists():

@@ -22,6 +22,7 @@ from tlora.whole_file import write_bytes
 FORMAT_VERSION = 1
 READABLE_SINCE = "0.1.0"  # the first release of this program that reads FORMAT_VERSION
 WEIGHTS_FILE = "tlora_weights.safetensors"
+_BEFORE_QUANTISATION = {"base_quantisation": "none"}  # files from then do not say
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class AdapterMetadata:
         concept: Name of the concept.
         trigger: Trigger word.
         step: Optimizer steps taken.
+        base_quantisation: How the base was held in training.
     """
 
     config: TLoRAConfig
@@ -53,6 +55,7 @@ class AdapterMetadata:
     concept: str = ""
     trigger: str = ""
     step: int = 0
+    base_quantisation: str = "none"
 
     def to_strings(self) -> dict[str, str]:
         """Return the metadata as safetensors holds it."""
@@ -78,7 +81,8 @@ class AdapterMetadata:
                 f"{file}: written in format {version}, this program reads up to {FORMAT_VERSION}: it needs flux-tlora {needed}"
             )
         try:
-            values: dict[str, Any] = {f.name: given[f.name] for f in dataclasses.fields(AdapterMetadata)}
+            complete = _BEFORE_QUANTISATION | dict(given)
+            values: dict[str, Any] = {f.name: complete[f.name] for f in dataclasses.fields(AdapterMetadata)}
             values["config"] = parse_settings(TLoRAConfig, json.loads(given["config"]), "config")
             values["target_modules"] = tuple(json.loads(given["target_modules"]))
             values["max_timestep"], values["step"] = float(given["max_timestep"]), int(given["step"])

@@ -151,12 +151,14 @@ class _Described:
             device=choose_device(self.means.base).type,
             threads=torch.get_num_threads(),
             torch=torch.__version__,
+            quantisation=self.means.base.quantisation,
         )
 
 
 def _say_adapter(file: Path, described: _Described, say: Say) -> None:
     metadata = read_metadata(file)
-    say(f"{file}: step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}")
+    held = "" if metadata.base_quantisation == "none" else f" held as {metadata.base_quantisation}"
+    say(f"{file}: step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}{held}")
     if metadata.base_revision and metadata.base_revision != described.base_digest:
         say(f"warning: {file} was trained on another base than {described.means.base.path}, or another revision of it")
 

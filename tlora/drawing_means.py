@@ -45,6 +45,8 @@ class Means:
             raise ValueError(f"{len(self.adapters)} adapters need as many scales, got {len(self.strengths)}")
         if self.merge != "no" and (len(self.adapters) > 1 or self.offload == "sequential"):
             raise ValueError("merging takes one adapter, and weights that are not offloaded sequentially")
+        if self.base.quantisation != "none" and (self.merge != "no" or self.offload == "sequential"):
+            raise ValueError("merging and sequential offload take a base that is not quantised: quantisation: none")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tlora.adapter import TLoRAConfig
-from tlora.base_model import ModelSpec
+from tlora.base_model import ModelSpec, Quantisation
 from tlora.errors import SettingsError
 from tlora.noise import NoiseSettings
 from tlora.optimizer import OptimizerSettings
@@ -28,6 +28,7 @@ class FlatConfig:
         output_dir: Where checkpoints go.
         resolution: Pixels on a side.
         mixed_precision: `no` (float32) or `bf16`.
+        quantisation: Of the base's blocks: `none`, `int8` or `nf4`.
         lora_alpha: Default: the rank.
         min_rank: Default: half the rank, rounded down, at least 1.
     """
@@ -39,6 +40,7 @@ class FlatConfig:
     center_crop: bool = True
     random_flip: bool = False
     mixed_precision: Literal["no", "bf16"] = "bf16"
+    quantisation: Quantisation = "none"
     max_train_steps: int = 400
     checkpointing_steps: int = 100
     train_batch_size: int = 1
@@ -64,7 +66,8 @@ class FlatConfig:
 
     def model(self) -> ModelSpec:
         """Return the base model."""
-        return ModelSpec(self.pretrained_model_name_or_path, dtype="bfloat16" if self.mixed_precision == "bf16" else "float32")
+        dtype: Literal["bfloat16", "float32"] = "bfloat16" if self.mixed_precision == "bf16" else "float32"
+        return ModelSpec(self.pretrained_model_name_or_path, dtype=dtype, quantisation=self.quantisation)
 
     def adapter(self) -> TLoRAConfig:
         """Return the adapter's shape."""

@@ -10,17 +10,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tlora.base_model import FluxShape
+from tlora.base_model import FluxShape, Quantisation
 from tlora.errors import OutOfMemoryError
 from tlora.training_settings import TrainingSettings
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # a weight, a scale of a byte for 64 of them, and one of four for 256 scales
+_NF4_TABLES = 4 * (256 + 16 + 1)  # of each layer
 _MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}  # a parameter; Prodigy also keeps where it began, and a running sum
 _KEPT = {"image": 12, "text": 12, "all": 11}  # a stream of a double block, and a single block: 2-3 norms, attention 4, GELU 4
 _NORMS = {"image": 2, "text": 2, "all": 1}
 _PASSING = 11  # what backward holds for a moment: the gradients of a block's widest tensors, 5 and 4 widths, and then some
 _RUNTIME = 30e6  # the libraries' code and workspaces
 _GB = 1e9
+_QUANTISATIONS: tuple[Quantisation, ...] = ("none", "int8", "nf4")
 _CLEARLY_LESS = 0.95  # where memory ran out although the estimate fitted: the estimate errs by about so much
 
 
@@ -63,12 +66,14 @@ class Workload:
         text_tokens: Tokens of one sample's caption, padded.
         dtype: Type of the frozen weights.
         mixed_precision: `no` or `bf16`.
+        quantisation: How the Linears of the blocks are held.
     """
 
     image_tokens: int
     text_tokens: int
     dtype: str
     mixed_precision: str
+    quantisation: Quantisation = "none"
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,22 @@ def estimate_memory(shape: FluxShape, settings: TrainingSettings, targets: Seque
         targets: Suffixes of the Linears to adapt.
         load: Sizes and types.
     """
-    weights = float(shape.parameters * _BYTES[load.dtype])
-    if load.dtype == "float32" and load.mixed_precision == "bf16":
+    weights = weight_bytes(shape, load.dtype, load.quantisation)
+    if load.quantisation != "none":
+        weights += 5 * shape.width**2 * _activation_size(load)  # the widest Linear, restored for as long as it computes
+    elif load.dtype == "float32" and load.mixed_precision == "bf16":
         weights *= 1.5  # autocast's copies of frozen weights, which backward needs
     return MemoryEstimate(weights, _adapter_bytes(shape, settings, targets), _activation_bytes(shape, settings, targets, load))
+
+
+def weight_bytes(shape: FluxShape, dtype: str, quantisation: Quantisation) -> float:
+    """Return what the frozen weights take, with the scales of quantised ones."""
+    if quantisation == "none":
+        return float(shape.parameters * _BYTES[dtype])
+    linears = [t for count, block in _block_kinds(shape) for t in count * list(block.values())]
+    weights, rows = (sum(t.inside * t.outside for t in linears) * shape.width**2, sum(t.outside for t in linears) * shape.width)
+    held = weights + rows * _BYTES[dtype] if quantisation == "int8" else weights * _NF4_BYTES + len(linears) * _NF4_TABLES
+    return held + (shape.parameters - weights) * _BYTES[dtype]
 
 
 def adapter_parameters(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str]) -> int:
@@ -111,7 +128,7 @@ def adapter_parameters(shape: FluxShape, settings: TrainingSettings, targets: Se
     own = rank if settings.adapter.trainer_type == "ortho_lora" else 0
     return sum(
         count * (rank * shape.width * (target.inside + target.outside) + own)
-        for count, block in ((shape.double_blocks, _DOUBLE), (shape.single_blocks, _SINGLE))
+        for count, block in _block_kinds(shape)
         for target in _chosen(block, targets)
     )
 
@@ -123,11 +140,12 @@ class Keys:
     checkpointing: str = "train.gradient_checkpointing"
     batch: str = "train.train_batch_size"
     half_types: str = "model.dtype: bfloat16"
+    quantisation: str = "model.quantisation"
     resolution: str = "cache_latents.resolution"
 
 
 PARAMS_KEYS = Keys()
-FLAT_KEYS = Keys("gradient_checkpointing", "train_batch_size", "mixed_precision: bf16", "resolution")
+FLAT_KEYS = Keys("gradient_checkpointing", "train_batch_size", "mixed_precision: bf16", "quantisation", "resolution")
 
 
 @dataclass(frozen=True)
@@ -203,6 +221,10 @@ def _smaller(settings: TrainingSettings, load: Workload, keys: Keys) -> Iterator
     if load.dtype == "float32":
         load = dataclasses.replace(load, dtype="bfloat16")
         yield changed(keys.half_types)
+    kept = list(words)
+    for fewer_bits in _QUANTISATIONS[_QUANTISATIONS.index(load.quantisation) + 1 :]:
+        load, words[:] = dataclasses.replace(load, quantisation=fewer_bits), kept
+        yield changed(f"{keys.quantisation}: {fewer_bits}")
     for part, name in ((2, "half"), (4, "a quarter of")):
         fewer = dataclasses.replace(load, image_tokens=max(1, load.image_tokens // part**2))
         yield ", ".join([*words, f"{name} the {keys.resolution}"]), settings, fewer
@@ -248,6 +270,10 @@ def _kept_by_block(
 
 def _activation_size(load: Workload) -> int:
     return 2 if load.mixed_precision == "bf16" else _BYTES[load.dtype]
+
+
+def _block_kinds(shape: FluxShape) -> tuple[tuple[int, dict[str, _Target]], ...]:
+    return (shape.double_blocks, _DOUBLE), (shape.single_blocks, _SINGLE)
 
 
 def _chosen(block: dict[str, _Target], suffixes: Sequence[str]) -> list[_Target]:

@@ -18,6 +18,7 @@ from tlora.base_model import ModelSpec, require_base
 from tlora.errors import ModelError, SettingsError
 from tlora.latents import PATCH, denormalise, image_ids, normalise, pack, text_ids, unpack
 from tlora.noise import MAX_TIMESTEP
+from tlora.quantise import quantise_blocks
 
 Part = TypeVar("Part")
 # The names by which other modules know diffusers' classes.
@@ -68,9 +69,13 @@ def choose_dtype(spec: ModelSpec) -> torch.dtype:
 
 
 def load_transformer(spec: ModelSpec) -> FluxTransformer2DModel:
-    """Load the transformer, frozen, on its device."""
-    transformer = _load(FluxTransformer2DModel.from_pretrained, spec, "transformer", choose_dtype(spec))
-    return transformer.requires_grad_(False).to(choose_device(spec))
+    """Load the transformer, frozen, on its device, its blocks quantised if the spec says so."""
+    transformer = _load(FluxTransformer2DModel.from_pretrained, spec, "transformer", choose_dtype(spec)).requires_grad_(False)
+    device = choose_device(spec)
+    if spec.quantisation != "none":
+        for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks):
+            quantise_blocks(blocks, spec.quantisation, device)
+    return transformer.to(device)
 
 
 def outline_transformer(spec: ModelSpec) -> FluxTransformer2DModel:

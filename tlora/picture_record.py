@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from PIL import Image, PngImagePlugin
 
+from tlora.base_model import Quantisation
 from tlora.errors import PictureError
 from tlora.sampling import SampleSettings
 from tlora.whole_file import write_bytes
@@ -46,6 +47,7 @@ class PictureRecord:
         device: Kind of device.
         threads: Of the CPU; their number changes how sums round.
         torch: Version.
+        quantisation: How the base was held.
     """
 
     prompt: str
@@ -63,6 +65,7 @@ class PictureRecord:
     device: str
     threads: int
     torch: str
+    quantisation: Quantisation = "none"  # as it was before there was a choice
 
 
 def save_picture(path: Path, picture: Image.Image, record: PictureRecord) -> None:

@@ -141,6 +141,7 @@ def _describe(config: FlatConfig, model: ModelSpec) -> AdapterMetadata:
         config.target_modules,
         base=model.path,
         base_revision=base_digest(model),
+        base_quantisation=model.quantisation,
         data_digest=_data_digest(Path(config.train_data_dir)),
         params_digest=digest_of(_shaping(config)),
         code_digest=code_digest(__name__, ["tlora"]),
@@ -169,7 +170,8 @@ def _fingerprint_fields(config: FlatConfig, metadata: AdapterMetadata, processes
 
 
 def _memory_plan(config: FlatConfig, model: ModelSpec, shapes: Sequence[tuple[int, int]], accelerator: Accelerator) -> MemoryPlan:
-    load = Workload(max(map(image_tokens, shapes)), config.max_sequence_length, model.dtype, config.mixed_precision)
+    tokens, text_tokens = max(map(image_tokens, shapes)), config.max_sequence_length
+    load = Workload(tokens, text_tokens, model.dtype, config.mixed_precision, model.quantisation)
     available = free_bytes(accelerator.device)
     return MemoryPlan(read_shape(model), config.training(), config.target_modules, load, available, FLAT_KEYS)
 

@@ -6,19 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from tlora.inject import Layer, adapter_layers
+from tlora.quantise import plain_weight
 
 
 def relative_change(transformer: nn.Module) -> dict[str, float]:
     """Return ||update|| / ||weight|| at full rank and scale 1, the mean over the layers of each kind.
 
-    A kind is the end of a layer's name, such as `attn.to_q`. Layers whose base is quantised are left out: their weight cannot
-    be measured as it stands.
+    A kind is the end of a layer's name, such as `attn.to_q`. Layers whose base was quantised elsewhere are left out: their
+    weight cannot be measured as it stands.
     """
     changes: dict[str, list[float]] = defaultdict(list)
     for name, layer in adapter_layers(transformer).items():
-        weight = layer.base.weight
-        if isinstance(weight, Tensor) and weight.is_floating_point():
-            changes[_kind(name)].append(float(update_norm(layer) / weight.detach().float().norm()))
+        weight = plain_weight(layer.base)
+        if weight is not None:
+            changes[_kind(name)].append(float(update_norm(layer) / weight.norm()))
     return {kind: sum(values) / len(values) for kind, values in sorted(changes.items())}
 
 

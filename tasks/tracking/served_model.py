@@ -62,7 +62,9 @@ def _load(context: PythonModelContext) -> "tuple[Painter, TextEncoders]":
     dtype: Literal["bfloat16", "float32"] = (
         "bfloat16" if torch.cuda.is_available() else "float32"
     )  # most CPUs run bfloat16 several times slower
-    spec = ModelSpec(context.artifacts.get("base", served["base"]), served["revision"], dtype)
+    spec = ModelSpec(
+        context.artifacts.get("base", served["base"]), served["revision"], dtype, quantisation=served["quantisation"]
+    )
     painter = Painter(load_transformer(spec).eval(), load_vae(spec), load_scheduler(spec))
     attach_adapter(painter.transformer, Path(context.artifacts["adapter"]))
     painter.transformer.eval()

@@ -99,6 +99,7 @@ def create_version(store: Store, run_id: str, model: ServedModel, name: str, tag
     import mlflow
 
     copied = is_copied(model.base)
+    packages = (*_PACKAGES, "bitsandbytes") if model.base.quantisation == "nf4" else _PACKAGES
     end = store.client.get_run(run_id).info.end_time
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         # given an example, MLflow would load the whole base model here and draw it
@@ -109,7 +110,7 @@ def create_version(store: Store, run_id: str, model: ServedModel, name: str, tag
             artifacts={"adapter": str(model.adapter)} | ({"base": model.base.path} if copied else {}),
             code_paths=[str(Path(tlora.__file__).parent)],
             model_config={"serve": _serving(model, copied)},
-            pip_requirements=[f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in _PACKAGES],
+            pip_requirements=[f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in packages],
             signature=_signature(model.drawing),
             registered_model_name=name,
             tags=dict(tags),
@@ -164,6 +165,7 @@ def _serving(model: ServedModel, copied: bool) -> dict[str, str | int]:
     return {
         "base": model.base.name if copied else base,
         "revision": model.base.revision,
+        "quantisation": model.base.quantisation,
         "max_sequence_length": model.drawing.max_sequence_length,
         "sigma_mask": model.drawing.sigma_mask,
         "tileable": model.drawing.tileable,

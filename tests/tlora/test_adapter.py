@@ -183,7 +183,7 @@ def test_a_quantised_linear_that_is_no_nn_linear_can_be_wrapped() -> None:
 
 
 def test_a_quantised_weight_has_no_singular_vectors_to_take_but_random_ones_will_do() -> None:
-    with pytest.raises(InjectionError, match="svd_source 'weight' needs an unquantised base: use svd_source 'random'"):
+    with pytest.raises(InjectionError, match=r"can be restored to plain weights: use svd_source 'random'"):
         OrthoTLoRALinear(Int8Linear(linear()), ORTHO)
     cfg = TLoRAConfig(4, 6.0, 0.0, 1, 1.0, "ortho_lora", "last", svd_source="random")
     assert OrthoTLoRALinear(Int8Linear(linear()), cfg, source()).q_layer.weight.shape == (4, 8)

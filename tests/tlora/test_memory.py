@@ -99,9 +99,19 @@ def test_what_fits_is_said_without_a_warning() -> None:
         (
             24.4e9,
             {"train_batch_size": 1, "gradient_checkpointing": True},
-            "set half the cache_latents.resolution, which needs about ",
+            "set model.quantisation: int8, which needs about ",
         ),
-        (8e9, {}, "nothing short of a device with more memory makes it fit"),
+        (
+            9e9,
+            {"train_batch_size": 1, "gradient_checkpointing": True},
+            "set model.quantisation: nf4, which needs about ",
+        ),
+        (
+            6.8e9,
+            {"train_batch_size": 1, "gradient_checkpointing": True},
+            "set model.quantisation: nf4, half the cache_latents.resolution, which needs about ",
+        ),
+        (6e9, {}, "nothing short of a device with more memory makes it fit"),
     ],
 )
 def test_what_does_not_fit_comes_with_the_smallest_change_that_does(

@@ -146,7 +146,7 @@ def _memory(subject: _Subject) -> Iterator[str]:
     on_gpu = torch.cuda.is_available() and subject.model.device != "cpu"
     device = torch.device("cuda" if on_gpu else "cpu")
     tokens = (subject.resolution // multiple) ** 2
-    load = Workload(tokens, subject.text_tokens, subject.model.dtype, subject.precision)
+    load = Workload(tokens, subject.text_tokens, subject.model.dtype, subject.precision, subject.model.quantisation)
     yield f"{MemoryPlan(shape, subject.training, subject.targets, load, free_bytes(device)).line()} ({device})"
 
 

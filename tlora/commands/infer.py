@@ -138,7 +138,7 @@ def _draw_again(options: argparse.Namespace) -> None:
     if len(adapters) != len(record.adapters):
         raise SettingsError(f"{options.like} was drawn with {len(record.adapters)} adapters, --lora_path names {len(adapters)}")
     means = Means(
-        base=dataclasses.replace(base, dtype=record.dtype),
+        base=dataclasses.replace(base, dtype=record.dtype, quantisation=record.quantisation),
         adapters=tuple(adapters),
         strengths=tuple(adapter.strength for adapter in record.adapters),
         max_sequence_length=record.max_sequence_length,

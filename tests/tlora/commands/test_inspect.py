@@ -14,4 +14,4 @@ def test_it_says_what_a_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture
     main(["inspect", str(file)])
     said = capsys.readouterr().out
     assert "transformer_blocks.0.attn.to_q" in said
-    assert "schedule        1 at timestep 1000 to 4 at 0, exponent 1" in said
+    assert "schedule           1 at timestep 1000 to 4 at 0, exponent 1" in said
