@@ -14,6 +14,7 @@ from tlora.base_model import FluxShape, Quantisation
 from tlora.errors import OutOfMemoryError
 from tlora.training_settings import TrainingSettings
 
+QUANTISATIONS: tuple[Quantisation, ...] = ("none", "int8", "nf4")  # the finest first
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # a weight, a scale of a byte for 64 of them, and one of four for 256 scales
 _NF4_TABLES = 4 * (256 + 16 + 1)  # of each layer
@@ -23,7 +24,6 @@ _NORMS = {"image": 2, "text": 2, "all": 1}
 _PASSING = 11  # what backward holds for a moment: the gradients of a block's widest tensors, 5 and 4 widths, and then some
 _RUNTIME = 30e6  # the libraries' code and workspaces
 _GB = 1e9
-_QUANTISATIONS: tuple[Quantisation, ...] = ("none", "int8", "nf4")
 _CLEARLY_LESS = 0.95  # where memory ran out although the estimate fitted: the estimate errs by about so much
 
 
@@ -135,17 +135,18 @@ def adapter_parameters(shape: FluxShape, settings: TrainingSettings, targets: Se
 
 @dataclass(frozen=True)
 class Keys:
-    """What settings are called where a run is configured; by default in params.yaml."""
+    """What settings are called where a run is configured; by default in params.yaml. Without a name it cannot be set there."""
 
     checkpointing: str = "train.gradient_checkpointing"
     batch: str = "train.train_batch_size"
+    accumulation: str = "train.gradient_accumulation_steps"
     half_types: str = "model.dtype: bfloat16"
     quantisation: str = "model.quantisation"
     resolution: str = "cache_latents.resolution"
 
 
 PARAMS_KEYS = Keys()
-FLAT_KEYS = Keys("gradient_checkpointing", "train_batch_size", "mixed_precision: bf16", "quantisation", "resolution")
+FLAT_KEYS = Keys("", "train_batch_size", "gradient_accumulation_steps", "mixed_precision: bf16", "quantisation", "resolution")
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def _smaller(settings: TrainingSettings, load: Workload, keys: Keys) -> Iterator
         load = dataclasses.replace(load, dtype="bfloat16")
         yield changed(keys.half_types)
     kept = list(words)
-    for fewer_bits in _QUANTISATIONS[_QUANTISATIONS.index(load.quantisation) + 1 :]:
+    for fewer_bits in QUANTISATIONS[QUANTISATIONS.index(load.quantisation) + 1 :]:
         load, words[:] = dataclasses.replace(load, quantisation=fewer_bits), kept
         yield changed(f"{keys.quantisation}: {fewer_bits}")
     for part, name in ((2, "half"), (4, "a quarter of")):

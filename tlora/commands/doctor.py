@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from tlora.tokens import TextSettings
 from tlora.views import ViewSettings
 
 if TYPE_CHECKING:
+    from tlora.memory import Keys, MemoryPlan
     from tlora.training_settings import TrainingSettings
 
 OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
@@ -41,20 +43,24 @@ class _Subject:
     data: Path
     outputs: Path
     log: Path
+    keys: "Keys"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add_config_options(parser, required=False)
+    parser.add_argument("--card", type=float, metavar="GB", help="also say what to set for a card of so much memory")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the pipeline's, where no --config is given")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print a line for every check and exit with 1 if one failed."""
     prepare(options)
+    if options.card is not None and options.card <= 0:
+        raise SettingsError(f"--card must be positive, got {options.card:g}")
     subject = _from_flat(options.config) if options.config else _from_params(options.params)
     failed = False
-    for check in (_versions, _base, _disk, _data, _memory, _time):
+    for check in (_versions, _base, _disk, _data, _memory, partial(_preset, card=options.card), _time):
         try:
             for line in check(subject):
                 say(line)
@@ -66,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _from_params(path: Path) -> _Subject:
+    from tlora.memory import PARAMS_KEYS
     from tlora.training_settings import TrainingSettings
 
     params = read_mapping(path, "a mapping of sections", ": give --config FILE.yaml, or run it where params.yaml is")
@@ -87,11 +94,13 @@ def _from_params(path: Path) -> _Subject:
         Path("data/images"),
         Path(),
         Path("reports/train/log.jsonl"),
+        PARAMS_KEYS,
     )
 
 
 def _from_flat(path: Path) -> _Subject:
     from tlora.flat_config import read_flat_config
+    from tlora.memory import FLAT_KEYS
 
     config = read_flat_config(path)
     output = Path(config.output_dir)
@@ -105,6 +114,7 @@ def _from_flat(path: Path) -> _Subject:
         Path(config.train_data_dir),
         output,
         output / "log.jsonl",
+        FLAT_KEYS,
     )
 
 
@@ -136,18 +146,40 @@ def _data(subject: _Subject) -> Iterator[str]:
 def _memory(subject: _Subject) -> Iterator[str]:
     import torch
 
-    from tlora.memory import MemoryPlan, Workload
     from tlora.peak_memory import free_bytes
+
+    on_gpu = torch.cuda.is_available() and subject.model.device != "cpu"
+    device = torch.device("cuda" if on_gpu else "cpu")
+    yield f"{_plan(subject, free_bytes(device)).line()} ({device})"
+
+
+def _preset(subject: _Subject, card: float | None) -> Iterator[str]:
+    """Say what to set for the card that is named, or else for the one that is here."""
+    import torch
+
+    from tlora.presets import choose_preset
+
+    if card is None and not torch.cuda.is_available():
+        return
+    size = torch.cuda.get_device_properties(0).total_memory if card is None else card * 1e9
+    preset = choose_preset(_plan(subject, size), subject.resolution)
+    if preset is None:
+        yield f"card: {size / 1e9:.3g} GB are too few for this base model, whatever is set"
+        return
+    yield f"card: {preset.reason()}; about {preset.plan.estimate()} of {size / 1e9:.3g} GB, estimated and not measured; set"
+    yield from (f"  {line}" for line in preset.lines())
+
+
+def _plan(subject: _Subject, available: float) -> "MemoryPlan":
+    from tlora.memory import MemoryPlan, Workload
 
     shape = read_shape(subject.model)
     multiple = shape.pixels_per_latent * PATCH
     if subject.resolution % multiple:
         raise SettingsError(f"resolution must be a multiple of {multiple} for this base model, got {subject.resolution}")
-    on_gpu = torch.cuda.is_available() and subject.model.device != "cpu"
-    device = torch.device("cuda" if on_gpu else "cpu")
     tokens = (subject.resolution // multiple) ** 2
     load = Workload(tokens, subject.text_tokens, subject.model.dtype, subject.precision, subject.model.quantisation)
-    yield f"{MemoryPlan(shape, subject.training, subject.targets, load, free_bytes(device)).line()} ({device})"
+    return MemoryPlan(shape, subject.training, subject.targets, load, available, subject.keys)
 
 
 def _time(subject: _Subject) -> Iterator[str]:

@@ -58,3 +58,16 @@ def test_whatever_is_wrong_is_said_at_once_each_in_a_line(
     assert "accept its licence at https://huggingface.co/black-forest-labs/FLUX.1-dev" in errors[0]
     assert errors[1].startswith("error: data/images: holds no pictures")
     assert errors[2] == "error: resolution must be a multiple of 16 for this base model, got 72"
+
+
+def test_it_says_what_to_set_for_a_card(ward: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--card", "8"])
+    lines = capsys.readouterr().out.splitlines()
+    said = next(i for i, line in enumerate(lines) if line.startswith("card: "))
+    assert lines[said].startswith("card: the base fits as it is; nothing is recomputed; about 0.")
+    assert lines[said].endswith(" of 8 GB, estimated and not measured; set")
+    assert lines[said + 1 : said + 3] == ["  model:", "    quantisation: none"]
+    main(["doctor", "--card", "0.001"])
+    assert "card: 0.001 GB are too few for this base model, whatever is set" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"error: --card must be positive, got -1"):
+        main(["doctor", "--card", "-1"])
