@@ -1,5 +1,7 @@
 """One forward of each part, against diffusers."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,8 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     else:
         with pytest.raises(ModelError, match="no GPU can be seen here: use auto or cpu"):
             choose_device(ModelSpec("x", device="cuda"))
+
+
+def test_importing_it_says_nothing() -> None:
+    imported = subprocess.run([sys.executable, "-c", "import tlora.model"], capture_output=True, text=True, check=True)
+    assert imported.stdout + imported.stderr == ""
