@@ -21,9 +21,10 @@ from tasks.cli import read_section
 from tasks.easel import Easel
 from tasks.evaluate import EvaluateSettings, evaluate
 from tasks.validate import validate
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
 from tlora.base_model import ModelSpec
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, save_tlora_weights
+from tlora.checkpoint import save_tlora_weights
 from tlora.concept import read_concept
 from tlora.data import PromptCache
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters

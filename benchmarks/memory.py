@@ -105,7 +105,7 @@ def _measure_apart(model: Path, case: Case) -> int:
 
 
 def _settings(case: Case):  # type: ignore[no-untyped-def]  # torch is loaded only where it is needed
-    from tlora.adapter import TLoRAConfig
+    from tlora.adapter_config import TLoRAConfig
     from tlora.noise import NoiseSettings
     from tlora.optimizer import OptimizerSettings
     from tlora.training_settings import LoopSettings, TrainingSettings

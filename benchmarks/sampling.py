@@ -15,7 +15,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from benchmarks.measure import machine, ratio, take_turns
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.inject import adapter_layers, inject_tlora_into_transformer, tlora_parameters
 from tlora.merge import merged_weight, merged_weights
 from tlora.schedule import RankSchedule

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata, read_metadata
 from tlora.base_model import ModelSpec
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, read_metadata
 from tlora.errors import CheckpointError, InjectionError, ModelError
 
 FINAL = "final"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlora.checkpoint import AdapterMetadata, adapter_digest, find_weights, read_metadata
+from tlora.adapter_metadata import AdapterMetadata, adapter_digest, find_weights, read_metadata
 from tlora.errors import CheckpointError, EvaluationError
 
 FINAL = "final"

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tlora.checkpoint import AdapterMetadata, attach_adapter, find_weights, load_tlora_weights, read_metadata
+from tlora.adapter_metadata import AdapterMetadata, find_weights, read_metadata
+from tlora.checkpoint import attach_adapter, load_tlora_weights
 from tlora.inject import eject_tlora_from_transformer
 from tlora.progress import Progress
 from tlora.sampling import Painter, SampleSettings, draw_pictures

@@ -24,8 +24,8 @@ from tasks.scoring import Judges, References, look_at_references
 from tasks.state import remembered_seconds
 from tasks.stopwatch import Stopwatch
 from tasks.summary import BASE, Measured, summarise
+from tlora.adapter_metadata import WEIGHTS_FILE, read_metadata
 from tlora.base_model import ModelSpec, base_digest, require_base
-from tlora.checkpoint import WEIGHTS_FILE, read_metadata
 from tlora.concept import read_concept
 from tlora.data import LatentCache, PromptCache
 from tlora.device import hold_device

@@ -20,7 +20,7 @@ from tasks.pages.inline import inline_pictures, inline_thumbnail
 from tasks.pages.page import Section, escape, facts, render_page
 from tasks.pages.scores import BASE, curves, estimate_of, in_order, number_table, score_table
 from tasks.pages.wording import describe
-from tlora.checkpoint import AdapterMetadata
+from tlora.adapter_metadata import AdapterMetadata
 from tlora.manifest import PictureItem, read_manifest
 from tlora.pictures import decode_picture
 

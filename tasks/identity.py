@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.preview import PreviewSettings
+from tlora.adapter_metadata import AdapterMetadata
 from tlora.base_model import ModelSpec, base_digest
-from tlora.checkpoint import AdapterMetadata
 from tlora.concept import read_concept
 from tlora.data import INDEX
 from tlora.fingerprint import code_digest, digest_of

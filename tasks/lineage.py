@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tlora.checkpoint import AdapterMetadata
+from tlora.adapter_metadata import AdapterMetadata
 from tlora.manifest import Manifest
 
 

@@ -23,8 +23,8 @@ from tasks.state import state_folder
 from tasks.tracking.live import LiveRun
 from tasks.tracking.runs import PREVIEW_SERIES, training_points
 from tlora.activity import activity_lines, rank_activity, sampler_reach
+from tlora.adapter_metadata import AdapterMetadata
 from tlora.base_model import ModelSpec, read_shape, require_base
-from tlora.checkpoint import AdapterMetadata
 from tlora.data import INDEX, LatentCache, PromptCache
 from tlora.device import hold_device
 from tlora.errors import OutOfMemoryError

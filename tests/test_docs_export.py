@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
 from tlora.base_model import ModelSpec
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, save_tlora_weights
+from tlora.checkpoint import save_tlora_weights
 from tlora.cli import main
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.model import load_transformer

@@ -1,8 +1,6 @@
 """dvc.yaml is the only graph: what else knows of stages must agree with it."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +87,3 @@ EMPTY_PACKAGES = {"tasks/__init__.py", "tasks/pages/__init__.py", "tasks/trackin
 @pytest.mark.parametrize("package", sorted(EMPTY_PACKAGES))
 def test_packages_hold_no_code_so_that_no_stage_depends_on_them(package: str):
     assert len(ast.parse((ROOT / package).read_text()).body) == 1  # the docstring
-
-
-@pytest.mark.slow
-def test_nothing_that_dvc_repro_runs_imports_prefect():
-    modules = ["dvc.cli", "dvc.commands.repro", *(f"tasks.{name}" for name in stages())]
-    check = f"import sys, {', '.join(modules)}; sys.exit('prefect' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

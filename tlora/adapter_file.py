@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tlora.adapter import TLoRAConfig, build_layer
-from tlora.checkpoint import AdapterMetadata, find_weights, read_adapter
+from tlora.adapter import build_layer
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import AdapterMetadata, find_weights
+from tlora.checkpoint import read_adapter
 from tlora.errors import CheckpointError, InjectionError
 from tlora.inject import Layer
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tlora.adapter_file import read_layers
-from tlora.checkpoint import AdapterMetadata, adapter_digest, find_weights, is_ours
+from tlora.adapter_metadata import AdapterMetadata, adapter_digest, find_weights, is_ours
 from tlora.export import Factors
 from tlora.foreign import read_foreign
 

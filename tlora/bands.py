@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tlora import band_player
-from tlora.checkpoint import FORMAT_VERSION, AdapterMetadata, write_tensors
+from tlora.adapter_metadata import FORMAT_VERSION, AdapterMetadata
+from tlora.checkpoint import write_tensors
 from tlora.comfy_workflow import comfy_workflow
 from tlora.errors import SettingsError
 from tlora.export import describe, diffusers_tensors

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tlora.checkpoint import AdapterMetadata
+from tlora.adapter_metadata import AdapterMetadata
 
 FLUX_DEV = "black-forest-labs/FLUX.1-dev"
 _LICENCES = {

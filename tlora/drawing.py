@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tlora.adapter_metadata import adapter_digest, find_weights, read_metadata
 from tlora.base_model import base_digest, require_base
-from tlora.checkpoint import adapter_digest, find_weights, read_metadata
 from tlora.drawing_means import Means, furthest_apart, merged_where_wanted, open_painter
 from tlora.errors import SettingsError
 from tlora.grid import labelled_grid

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tlora.checkpoint import FORMAT_VERSION, AdapterMetadata, write_tensors
+from tlora.adapter_metadata import FORMAT_VERSION, AdapterMetadata
+from tlora.checkpoint import write_tensors
 from tlora.errors import CheckpointError
 from tlora.inject import Layer
 from tlora.layer_names import FusedLinear, fused_linear_of

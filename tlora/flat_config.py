@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.base_model import ModelSpec, Quantisation
 from tlora.errors import SettingsError
 from tlora.noise import NoiseSettings

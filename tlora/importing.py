@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from tlora.adapter import OrthoTLoRALinear, TLoRAConfig
-from tlora.checkpoint import AdapterMetadata, save_tlora_weights, write_tensors
+from tlora.adapter import OrthoTLoRALinear
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import AdapterMetadata
+from tlora.checkpoint import save_tlora_weights, write_tensors
 from tlora.errors import CheckpointError
 from tlora.foreign import ForeignLora, pair_up
 from tlora.inject import adapter_layers, inject_tlora_into_transformer

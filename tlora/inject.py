@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlora.adapter import OrthoTLoRALinear, TLoRAConfig, TLoRALinear, build_layer, device_of, features_of
+from tlora.adapter import OrthoTLoRALinear, TLoRALinear, build_layer, device_of, features_of
+from tlora.adapter_config import TLoRAConfig
 from tlora.errors import InjectionError
 from tlora.settings import nearest
 

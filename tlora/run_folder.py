@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, read_state, save_tlora_weights, write_tensors
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
+from tlora.checkpoint import read_state, save_tlora_weights, write_tensors
 from tlora.errors import CheckpointError
 from tlora.fingerprint import digest_of, first_difference
 from tlora.training import StepReport, Training

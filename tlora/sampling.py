@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.errors import SettingsError
 from tlora.inject import Masks, adapter_layers
 from tlora.latents import PATCH

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tlora.ranks import require_ranks
+
 _EXACT = Context(prec=100)
 _ROUNDED = Decimal("1e-80")
 
@@ -43,10 +45,7 @@ class RankSchedule:
     max_timestep: float = 1000.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_rank <= self.rank:
-            raise ValueError(f"need 1 <= min_rank <= rank, got {self.min_rank} and {self.rank}")
-        if not (0 < self.alpha_rank_scale < float("inf")):
-            raise ValueError(f"alpha_rank_scale must be positive and finite, got {self.alpha_rank_scale}")
+        require_ranks(self.rank, self.min_rank, self.alpha_rank_scale)
         if not (0 < self.max_timestep < float("inf")):
             raise ValueError(f"max_timestep must be positive and finite, got {self.max_timestep}")
 

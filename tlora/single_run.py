@@ -12,8 +12,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from tlora.activity import activity_lines, rank_activity, sampler_reach
+from tlora.adapter_metadata import AdapterMetadata
 from tlora.base_model import ModelSpec, base_digest, read_shape, require_base, require_free_space
-from tlora.checkpoint import AdapterMetadata
 from tlora.data import CaptionDataset, LatentItem, latent_weights
 from tlora.device import hold_device
 from tlora.errors import SettingsError

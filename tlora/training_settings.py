@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.noise import NoiseSettings
 from tlora.optimizer import OptimizerSettings
 

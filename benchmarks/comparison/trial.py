@@ -13,7 +13,7 @@ from benchmarks.comparison.concepts import Concept
 from benchmarks.comparison.measures import CAPTION, NOVEL, OTHERS
 from pocket.judge import Judge
 from pocket.pictures import to_tensor
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.base_model import ModelSpec
 from tlora.data import LatentItem
 from tlora.evaluator import Evaluator, load_evaluator

@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.choice import read_evaluation
 from tasks.promotion import Check, PromoteSettings, PromotionError, Verdict
+from tasks.story import comparison_tags
 from tasks.tracking.runs import evaluation_points, log_points
 from tasks.tracking.store import Store
 from tasks.tracking.versions import find_alias, scores_of, set_version_tags
+from tlora.adapter_metadata import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -102,8 +105,6 @@ def fetch_adapter(store: Store, version: "ModelVersion", folder: Path) -> Path:
     """
     import mlflow
 
-    from tlora.checkpoint import WEIGHTS_FILE  # takes torch with it, as do the two below
-
     uri = store.client.get_model_version_download_uri(version.name, version.version)
     fetched = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts", dst_path=str(folder)))
     found = sorted(fetched.rglob(WEIGHTS_FILE))
@@ -118,9 +119,6 @@ def record_measurement(store: Store, version: "ModelVersion", metrics: Path) -> 
     Raises:
         CheckpointError: If the file is not what evaluate writes.
     """
-    from tasks.choice import read_evaluation
-    from tasks.story import comparison_tags
-
     evaluation = read_evaluation(metrics)
     (scores,) = [scores for name, scores in evaluation.checkpoints.items() if name != "base"]
     log_points(store, str(version.run_id), evaluation_points(scores))

@@ -13,9 +13,10 @@ from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
 from tests.tasks import data_folder
 from tests.tiny_flux import tiny_pipeline_folder, tiny_transformer
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
 from tlora.base_model import ModelSpec
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, save_tlora_weights
+from tlora.checkpoint import save_tlora_weights
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.tokens import TextSettings
 from tlora.views import ViewSettings

@@ -11,8 +11,8 @@ from PIL import Image
 from tasks.album import CHECKPOINTS, write_album
 from tasks.evaluation_page import EvaluationFiles, render_evaluation
 from tests.tasks.data_folder import texture
-from tlora.adapter import TLoRAConfig
-from tlora.checkpoint import AdapterMetadata
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import AdapterMetadata
 from tlora.manifest import PictureItem, build_manifest, manifest_to_json
 from tlora.pictures import picture_digest
 

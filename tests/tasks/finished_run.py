@@ -13,9 +13,10 @@ from PIL import Image
 from tasks.album import CHECKPOINTS, write_album
 from tasks.register import register
 from tests.tiny_flux import tiny_transformer
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
 from tlora.base_model import ModelSpec
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, save_tlora_weights
+from tlora.checkpoint import save_tlora_weights
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.manifest import PictureItem, build_manifest, manifest_to_json
 

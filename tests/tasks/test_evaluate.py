@@ -11,9 +11,10 @@ from tasks.checkpoints import find_checkpoints
 from tasks.scoring import Known, Material, score_embeddings, score_textures
 from tasks.summary import BASE, NOT_MEASURED, Losses, Measured, summarise
 from tests.tiny_flux import tiny_transformer
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
 from tlora.base_model import ModelSpec
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, save_tlora_weights
+from tlora.checkpoint import save_tlora_weights
 from tlora.errors import CheckpointError
 from tlora.inject import inject_tlora_into_transformer
 from tlora.selection import SelectionSettings

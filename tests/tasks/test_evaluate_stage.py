@@ -17,8 +17,8 @@ from PIL import Image
 from tasks.cli import BAD_INPUT, run_stage
 from tasks.evaluate import evaluate
 from tests.tasks.evaluable import make_evaluable, save_checkpoint
-from tlora.adapter import TLoRAConfig
-from tlora.checkpoint import WEIGHTS_FILE
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import WEIGHTS_FILE
 
 pytestmark = pytest.mark.slow
 

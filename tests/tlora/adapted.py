@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.tiny_flux import Inputs, predict, tiny_transformer
-from tlora.adapter import TLoRAConfig
-from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata, save_tlora_weights
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
+from tlora.checkpoint import save_tlora_weights
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 
 CFG = TLoRAConfig(rank=4, alpha=4.0, min_rank=1)

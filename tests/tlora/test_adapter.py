@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tlora.adapter import OrthoTLoRALinear, TLoRAConfig, TLoRALinear, build_layer
+from tlora.adapter import OrthoTLoRALinear, TLoRALinear, build_layer
+from tlora.adapter_config import TLoRAConfig
 from tlora.errors import InjectionError, MaskError
 
 KINDS = ("lora", "ortho_lora")

@@ -8,9 +8,10 @@ from safetensors.torch import save_file
 
 from tests.tiny_flux import predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import CFG, MASKS, ORTHO, adapted, read, saved
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import FORMAT_VERSION
 from tlora.adapter_report import effective_rank, report
-from tlora.checkpoint import FORMAT_VERSION, attach_adapter
+from tlora.checkpoint import attach_adapter
 from tlora.cli import main
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tests.tiny_flux import tiny_pipeline_folder
 from tests.tlora.adapted import CFG, read, saved
-from tlora.checkpoint import WEIGHTS_FILE
+from tlora.adapter_metadata import WEIGHTS_FILE
 from tlora.cli import main
 
 UP = "transformer_blocks.1.attn.to_q.up.weight"

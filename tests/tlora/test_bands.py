@@ -14,11 +14,12 @@ from torch import Tensor
 
 from tests.tiny_flux import POOLED_WIDTH, TEXT_WIDTH, tiny_pipeline, tiny_pipeline_folder
 from tests.tlora.adapted import CFG, ORTHO, saved
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.adapter_file import read_layers
+from tlora.adapter_metadata import AdapterMetadata
 from tlora.bands import Sampler, plan_bands, rank_energy, write_bands
 from tlora.base_model import ModelSpec
-from tlora.checkpoint import AdapterMetadata, save_tlora_weights
+from tlora.checkpoint import save_tlora_weights
 from tlora.cli import main
 from tlora.comfy_workflow import comfy_workflow
 from tlora.errors import SettingsError

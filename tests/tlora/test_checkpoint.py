@@ -13,17 +13,9 @@ from torch import Tensor, nn
 
 from tests.tiny_flux import predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import CFG, MASKS, ORTHO, adapted
-from tlora.adapter import TLoRAConfig
-from tlora.checkpoint import (
-    WEIGHTS_FILE,
-    AdapterMetadata,
-    adapter_tensors,
-    attach_adapter,
-    find_weights,
-    load_tlora_weights,
-    read_metadata,
-    save_tlora_weights,
-)
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata, find_weights, read_metadata
+from tlora.checkpoint import adapter_tensors, attach_adapter, load_tlora_weights, save_tlora_weights
 from tlora.errors import CheckpointError, InjectionError
 from tlora.inject import adapter_layers, inject_tlora_into_transformer, tlora_parameters
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tests.tiny_flux import predict, tiny_inputs, tiny_pipeline, tiny_transformer
 from tests.tlora.adapted import CFG, EVERY_SUFFIX, ORTHO, saved
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.adapter_file import read_layers
-from tlora.checkpoint import WEIGHTS_FILE, attach_adapter
+from tlora.adapter_metadata import WEIGHTS_FILE
+from tlora.checkpoint import attach_adapter
 from tlora.cli import main
 from tlora.errors import CheckpointError
 from tlora.export import kohya_tensors

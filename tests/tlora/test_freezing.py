@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from tests.tiny_flux import tiny_inputs
 from tests.tlora.adapted import CFG, MASKS, ORTHO, adapted, loss_of
-from tlora.adapter import TLoRAConfig, TLoRALinear
+from tlora.adapter import TLoRALinear
+from tlora.adapter_config import TLoRAConfig
 from tlora.freezing import freeze_ranks
 from tlora.inject import adapter_layers, tlora_parameters
 

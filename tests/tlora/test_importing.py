@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tests.tiny_flux import WIDTH, predict, tiny_inputs, tiny_pipeline_folder, tiny_transformer
 from tests.tlora.adapted import MASKS
-from tlora.checkpoint import attach_adapter, read_metadata
+from tlora.adapter_metadata import read_metadata
+from tlora.checkpoint import attach_adapter
 from tlora.cli import main
 
 RANK = 4

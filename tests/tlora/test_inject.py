@@ -9,7 +9,8 @@ from torch import nn
 from tests.tiny_flux import predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import ATTENTION, CFG, EVERY_SUFFIX, MASKS, ORTHO, adapted, gradients, loss_of
 from tests.tlora.test_adapter import Int8Linear
-from tlora.adapter import TLoRAConfig, TLoRALinear
+from tlora.adapter import TLoRALinear
+from tlora.adapter_config import TLoRAConfig
 from tlora.errors import InjectionError
 from tlora.inject import (
     adapter_layers,

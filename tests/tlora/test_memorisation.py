@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, tiny_transformer
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.data import LatentItem
 from tlora.inject import adapter_layers, inject_tlora_into_transformer, tlora_parameters
 from tlora.memorisation import LossSettings, choose_views, loss_gap, loss_reduction, picture_losses

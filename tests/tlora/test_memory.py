@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import ATTENTION, EVERY_SUFFIX
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.base_model import FluxShape
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.memory import MemoryPlan, Workload, adapter_parameters, estimate_memory

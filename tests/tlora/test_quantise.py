@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from tests.tiny_flux import LATENT_CHANNELS, predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import EVERY_SUFFIX, MASKS, ORTHO
 from tests.tlora.test_training import SETTINGS, read_prompts, run, views, weights, with_loop
+from tlora.adapter_metadata import AdapterMetadata
 from tlora.base_model import FluxShape, ModelSpec, Quantisation, require_base
-from tlora.checkpoint import AdapterMetadata, adapter_tensors, load_tlora_weights, save_tlora_weights
+from tlora.checkpoint import adapter_tensors, load_tlora_weights, save_tlora_weights
 from tlora.drawing_means import Means
 from tlora.errors import MergeError, ModelError
 from tlora.inject import eject_tlora_from_transformer, inject_tlora_into_transformer, tlora_parameters

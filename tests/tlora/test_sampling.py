@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.tiny_flux import POOLED_WIDTH, TEXT_WIDTH, tiny_pipeline
 from tests.tlora.adapted import CFG, adapted
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.errors import SettingsError
 from tlora.latents import pack
 from tlora.sampling import Painter, SampleSettings, denoise, draw_pictures, initial_noise

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.errors import SettingsError
 from tlora.noise import NoiseSettings
 from tlora.settings import field_names, nearest, parse_settings

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tests.tiny_flux import predict, tiny_inputs, tiny_pipeline_folder, tiny_transformer
 from tests.tlora.commands.workplace import adapter_file
-from tlora.adapter import TLoRAConfig, build_layer
+from tlora.adapter import build_layer
+from tlora.adapter_config import TLoRAConfig
 from tlora.base_model import ModelSpec
 from tlora.checkpoint import adapter_tensors, attach_adapter
 from tlora.inject import adapter_layers, eject_tlora_from_transformer

@@ -6,7 +6,7 @@ import torch
 from tests.tiny_flux import tiny_transformer
 from tests.tlora.adapted import CFG, ORTHO, adapted
 from tests.tlora.test_adapter import Int8Linear
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.inject import adapter_layers, inject_tlora_into_transformer
 from tlora.strength import relative_change
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, tiny_transformer
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.checkpoint import adapter_tensors
 from tlora.data import LatentItem
 from tlora.errors import TrainingError

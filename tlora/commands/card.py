@@ -28,8 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the card."""
+    from tlora.adapter_metadata import adapter_digest, find_weights
     from tlora.card import Card, model_card
-    from tlora.checkpoint import adapter_digest, find_weights, read_adapter
+    from tlora.checkpoint import read_adapter
 
     file = find_weights(options.adapter)
     _, metadata = read_adapter(file)

@@ -1,4 +1,7 @@
-"""`tlora doctor`: whether training can start here and what it will cost, in seconds, before a weight is loaded."""
+"""`tlora doctor`: whether training can start here and what it will cost, in seconds, before a weight is loaded.
+
+What takes torch or transformers with it is imported where it is used: `tlora --help` passes here.
+"""
 
 import argparse
 import json
@@ -15,10 +18,8 @@ from typing import TYPE_CHECKING, Any
 from tlora.base_model import ModelSpec, hub_folder, read_shape, require_base, require_free_space
 from tlora.commands.config_options import add_config_options, prepare, say
 from tlora.errors import SettingsError, TloraError
-from tlora.latents import PATCH
 from tlora.pictures import list_pictures, mask_path, read_caption
 from tlora.settings import field_names, parse_settings, read_mapping
-from tlora.tokens import TextSettings
 from tlora.views import ViewSettings
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _from_params(path: Path) -> _Subject:
     from tlora.memory import PARAMS_KEYS
+    from tlora.tokens import TextSettings
     from tlora.training_settings import TrainingSettings
 
     params = read_mapping(path, "a mapping of sections", ": give --config FILE.yaml, or run it where params.yaml is")
@@ -171,6 +173,7 @@ def _preset(subject: _Subject, card: float | None) -> Iterator[str]:
 
 
 def _plan(subject: _Subject, available: float) -> "MemoryPlan":
+    from tlora.latents import PATCH
     from tlora.memory import MemoryPlan, Workload
 
     shape = read_shape(subject.model)

@@ -19,9 +19,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Import."""
-    from tlora.adapter import TLoRAConfig
+    from tlora.adapter_config import TLoRAConfig
+    from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
     from tlora.base_model import ModelSpec, base_digest
-    from tlora.checkpoint import WEIGHTS_FILE, AdapterMetadata
     from tlora.foreign import read_foreign
     from tlora.importing import Schedule, import_lycoris, import_plain
 

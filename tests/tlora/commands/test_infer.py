@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.tlora.commands.workplace import adapter_file, write_config
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.cli import main
 from tlora.offload import Waits
 from tlora.picture_record import read_record

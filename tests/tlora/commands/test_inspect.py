@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tlora.commands.workplace import adapter_file
-from tlora.adapter import TLoRAConfig
+from tlora.adapter_config import TLoRAConfig
 from tlora.cli import main
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from tests.processes import limit_memory
 from tests.tlora.commands.workplace import write_config
-from tlora.checkpoint import read_metadata
+from tlora.adapter_metadata import read_metadata
 from tlora.cli import main
 
 FORK = multiprocessing.get_context("forkserver")

@@ -9,8 +9,9 @@ import yaml
 from PIL import Image
 
 from tests.tiny_flux import tiny_transformer
-from tlora.adapter import TLoRAConfig
-from tlora.checkpoint import AdapterMetadata, adapter_tensors, save_tlora_weights
+from tlora.adapter_config import TLoRAConfig
+from tlora.adapter_metadata import AdapterMetadata
+from tlora.checkpoint import adapter_tensors, save_tlora_weights
 from tlora.inject import inject_tlora_into_transformer
 
 CONFIG: dict[str, Any] = {

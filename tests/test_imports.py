@@ -1,0 +1,42 @@
+"""What each command must not import before its first useful work: a second or more for torch, ten for diffusers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "transformers", "diffusers", "accelerate", "mlflow", "prefect", "scipy", "pandas"}
+COMMANDS = {
+    "tasks.validate": HEAVY - {"transformers"},  # it counts tokens
+    "tasks.register": HEAVY,  # mlflow once its inputs have been read
+    "tasks.new": HEAVY,
+    "tasks.restore_data": HEAVY,
+    "flows.plan": HEAVY,
+    "flows.prune": HEAVY,
+    "flows.promote": HEAVY - {"prefect"},
+    "tlora.cli": HEAVY,
+    "tasks.cache_prompts": {"diffusers", "mlflow", "prefect"},
+    "dvc.cli, dvc.commands.repro, tasks.cache_latents, tasks.train, tasks.evaluate": {"mlflow", "prefect"},  # mlflow only later
+}
+SLOW = [name for name in COMMANDS if "tasks.cache" in name or name == "flows.promote"]
+
+
+@pytest.mark.parametrize("command", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in COMMANDS])
+def test_a_command_imports_nothing_heavy_that_it_does_not_need_to_begin(command: str):
+    check = f"import sys, {command}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(run.stdout.split()) & COMMANDS[command] == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["doctor", "--help"], ["inspect", "--help"]])
+def test_help_is_printed_without_anything_heavy(arguments: list[str]):
+    check = (
+        "import atexit, sys; from tlora.cli import main; sys.argv[0] = 'tlora'\n"
+        f"atexit.register(lambda: print('imported', *sys.modules)); main({arguments})"
+    )
+    run = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    said, imported = run.stdout.split("imported ")
+    assert said.startswith("usage: tlora")
+    assert set(imported.split()) & HEAVY == set()
