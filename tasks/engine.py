@@ -1,4 +1,4 @@
-"""Map a function over many items in order, on the cores of this machine or on a Ray cluster.
+"""Map work over many items in order, on the cores of this machine or on a Ray cluster.
 
 Few chunks are under way at once, so memory does not grow with the number of items. The function and its items are pickled, and
 what it reads must be readable where it runs; a Ray cluster therefore needs this package and the same shared folders.
@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal, TypeVar
@@ -30,12 +30,14 @@ class WorkerDied(TloraError):
     """A process that did part of the work is gone, as when memory runs out."""
 
 
-def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], engine: Engine) -> Iterator[Result]:
-    """Yield `function(item)` for each item, in order.
+def map_in_order(
+    function: Callable[[Sequence[Item]], Iterable[Result]], items: Sequence[Item], engine: Engine
+) -> Iterator[Result]:
+    """Yield what a function makes of each item, in order.
 
     Args:
-        function: Importable by name, without side effects on this process.
-        items: What it is called with.
+        function: Makes one result of each of a few items; importable by name, without side effects on this process.
+        items: What it is called with, a few at a time.
         engine: `processes`, one a core; or `ray`: the cluster that RAY_ADDRESS names, or else one on this machine alone.
 
     Raises:
@@ -46,11 +48,13 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], engi
         return _map_ray(function, items)
     workers = len(os.sched_getaffinity(0))
     if workers == 1 or len(items) <= _FEW:
-        return map(function, items)
+        return iter(function(items))
     return _map_processes(function, items, workers)
 
 
-def _map_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+def _map_processes(
+    function: Callable[[Sequence[Item]], Iterable[Result]], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
     with ProcessPoolExecutor(workers, initializer=_hang_on_parent) as pool:
 
         def submit(chunk: Sequence[Item]) -> "Future[list[Result]]":
@@ -74,7 +78,7 @@ def _abandon(pool: ProcessPoolExecutor) -> None:
         worker.terminate()
 
 
-def _map_ray(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def _map_ray(function: Callable[[Sequence[Item]], Iterable[Result]], items: Sequence[Item]) -> Iterator[Result]:
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault(_LOOPBACK_ONLY, "0")  # read when ray is imported
     try:
@@ -115,8 +119,8 @@ def _in_window(
         yield from collect(under_way.popleft())
 
 
-def _each(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:
-    return [function(item) for item in chunk]
+def _each(function: Callable[[Sequence[Item]], Iterable[Result]], chunk: Sequence[Item]) -> list[Result]:
+    return list(function(chunk))
 
 
 def _hang_on_parent() -> None:

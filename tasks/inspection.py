@@ -6,7 +6,7 @@ grow with the pictures: only numbers are held, never pixels or thumbnails.
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import tlora.colour
 import tlora.pictures
 import tlora.quality
 from tasks.engine import Engine, map_in_order
-from tasks.looks import Look, LookStore, find_look
+from tasks.looks import Look, LookStore, known_looks
 from tlora.colour import Note, Refused
 from tlora.heif import heif_version
 from tlora.loss_mask import decode_mask
@@ -78,7 +78,7 @@ def inspect_pictures(paths: Sequence[Path], resolution: int, looks: Path, engine
     Raises:
         WorkerDied: If a process that decodes died, as when memory runs out.
     """
-    work = partial(inspect_picture, resolution=resolution, looks=looks.absolute())
+    work = partial(_inspect_some, resolution=resolution, looks=looks.absolute())
     with LookStore(looks) as store:
         for seen in map_in_order(work, [path.absolute() for path in paths], engine):
             if seen.thumbnail is not None:
@@ -86,7 +86,13 @@ def inspect_pictures(paths: Sequence[Path], resolution: int, looks: Path, engine
             yield seen
 
 
-def inspect_picture(path: Path, resolution: int, looks: Path) -> Seen:
+def _inspect_some(paths: Sequence[Path], resolution: int, looks: Path) -> Iterator[Seen]:
+    with known_looks(looks) as known:
+        for path in paths:
+            yield _inspect(path, resolution, known)
+
+
+def _inspect(path: Path, resolution: int, known: Callable[[str], Look | None]) -> Seen:
     """Look at one picture and its caption, or remember what was seen of the same bytes."""
     caption, caption_refused = _read_caption(path)
     try:
@@ -94,7 +100,7 @@ def inspect_picture(path: Path, resolution: int, looks: Path) -> Seen:
     except Refused as refused:
         return Seen(Inspection(path.name, "", _refuse(refused), caption, caption_refused), None)
     digest = picture_digest(data)
-    look, thumbnail = find_look(looks, digest), None
+    look, thumbnail = known(digest), None
     if look is None:
         look, thumbnail = _look_at(data, resolution)
     mask, mask_refused = ("", None) if look.refused else _look_at_mask(path, (look.width, look.height))
@@ -139,8 +145,8 @@ def _look_at_mask(picture: Path, size: tuple[int, int]) -> tuple[str, Note | Non
 
 
 def _thumbnail(picture: Image.Image) -> bytes:
-    small = picture.copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
+    shrink = min(1.0, THUMBNAIL_SIDE / max(picture.size))
+    width, height = (max(1, round(side * shrink)) for side in picture.size)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+    picture.resize((width, height), Image.Resampling.BOX).save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
     return buffer.getvalue()

@@ -6,8 +6,10 @@ that is damaged is begun anew: nothing is in it that cannot be seen again.
 
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -76,14 +78,16 @@ class LookStore:
         return bytes(found[0]) if found else b""
 
 
-def find_look(file: Path, digest: str) -> Look | None:
-    """Return a look that was kept, or None if there is none, it is damaged, or the file cannot be read here."""
+@contextmanager
+def known_looks(file: Path) -> Iterator[Callable[[str], Look | None]]:
+    """Yield what returns the look kept by a digest, or None: there is none, it is damaged, or `file` cannot be read here."""
     try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", timeout=_PATIENCE, uri=True)) as connection:
-            found = connection.execute("SELECT look FROM looks WHERE digest = ?", (digest,)).fetchone()
-        return _parse(found[0]) if found else None
-    except (sqlite3.Error, ValueError, KeyError, TypeError):
-        return None
+        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", timeout=_PATIENCE, uri=True)
+    except sqlite3.Error:
+        yield lambda digest: None
+    else:
+        with closing(connection):
+            yield partial(_find, connection)
 
 
 def forget_others(file: Path, kept: int = 3) -> None:
@@ -98,6 +102,14 @@ def _open(file: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = OFF")  # what a power failure damages is only a memory
     connection.execute("CREATE TABLE IF NOT EXISTS looks (digest TEXT PRIMARY KEY, look TEXT, thumbnail BLOB)")
     return connection
+
+
+def _find(connection: sqlite3.Connection, digest: str) -> Look | None:
+    try:
+        found = connection.execute("SELECT look FROM looks WHERE digest = ?", (digest,)).fetchone()
+        return _parse(found[0]) if found else None
+    except (sqlite3.Error, ValueError, KeyError, TypeError):
+        return None
 
 
 def _parse(text: str) -> Look:

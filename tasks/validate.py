@@ -5,9 +5,11 @@ imports torch.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from tasks.checks import (
@@ -21,7 +23,6 @@ from tasks.checks import (
 )
 from tasks.cli import named_section, run_stage
 from tasks.data_report import DataReport, render_report
-from tasks.engine import Engine
 from tasks.findings import (
     Finding,
     count_severity,
@@ -32,7 +33,7 @@ from tasks.findings import (
     summarise,
 )
 from tasks.fixes import Room, apply_fixes
-from tasks.inspection import Inspection, inspect_pictures, looks_file
+from tasks.inspection import Inspection, Seen, inspect_pictures, looks_file
 from tasks.looks import LookStore, forget_others
 from tasks.state import state_folder
 from tlora.base_model import ModelSpec
@@ -42,7 +43,7 @@ from tlora.errors import ModelError, PictureError
 from tlora.manifest import PictureItem, Split, build_manifest, manifest_to_json, split_items
 from tlora.pictures import list_pictures
 from tlora.progress import show_progress
-from tlora.tokens import TextSettings, load_tokenizers
+from tlora.tokens import CaptionTokenizer, TextSettings, load_tokenizers
 from tlora.views import ViewSettings, require_resolution
 from tlora.whole_file import write_json, write_text
 
@@ -112,7 +113,12 @@ def _examine(
     looks: Path,
 ) -> _Examined:
     """Look at all pictures, those known already only in memory, and collect all findings."""
-    inspections = _inspect(list_pictures(data), views.resolution, looks, settings.engine)
+    with ThreadPoolExecutor(1) as aside:
+        paths = list_pictures(data)
+        looking = inspect_pictures(paths, views.resolution, looks, settings.engine)
+        first = next(looking)  # the processes are there, so what is imported from here on is in none of them
+        tokenizers = aside.submit(load_tokenizers, model, text.max_sequence_length)
+        inspections = _collect(chain([first], looking), len(paths))
     split, findings = _split(inspections, concept)
     held_out = {item.picture for item in split.held_out.items}
     findings += [
@@ -121,7 +127,7 @@ def _examine(
         *check_copies(inspections, held_out, settings.near_copy_bits),
         *check_captions(inspections, concept, held_out),
         *check_prompts(concept),
-        *_check_lengths(split, concept, model, text.max_sequence_length),
+        *_check_lengths(split, concept, tokenizers),
     ]
     return _Examined(inspections, split, held_out, sort_findings(findings))
 
@@ -140,13 +146,13 @@ def _fix(seen: _Examined, data: Path, concept: Concept) -> bool:
     return bool(done)
 
 
-def _inspect(paths: Sequence[Path], resolution: int, looks: Path, engine: Engine) -> list[Inspection]:
+def _collect(looking: Iterable[Seen], total: int) -> list[Inspection]:
     inspections, known = [], 0
-    for seen in show_progress(inspect_pictures(paths, resolution, looks, engine), len(paths), "validate"):
+    for seen in show_progress(looking, total, "validate"):
         inspections.append(seen.inspection)
         known += seen.thumbnail is None and bool(seen.inspection.sha256)
     if known:
-        print(f"validate: {known} of {len(paths)} pictures are known from an earlier run")
+        print(f"validate: {known} of {total} pictures are known from an earlier run")
     return inspections
 
 
@@ -164,13 +170,13 @@ def _split(inspections: Sequence[Inspection], concept: Concept) -> tuple[Split, 
     return Split(build_manifest(train), build_manifest(held_out)), []
 
 
-def _check_lengths(split: Split, concept: Concept, model: ModelSpec, max_sequence_length: int) -> Iterator[Finding]:
+def _check_lengths(
+    split: Split, concept: Concept, tokenizers: "Future[tuple[CaptionTokenizer, CaptionTokenizer]]"
+) -> Iterator[Finding]:
     try:
-        tokenizers = load_tokenizers(model, max_sequence_length)
+        yield from check_lengths([*split.train.items, *split.held_out.items], concept, tokenizers.result())
     except ModelError as error:
         yield Finding("warning", "tokens_uncounted", "params.yaml", str(error), "captions that are too long are not noticed")
-        return
-    yield from check_lengths([*split.train.items, *split.held_out.items], concept, tokenizers)
 
 
 def _write_reports(folder: Path, findings: Sequence[Finding], report: DataReport, looks: Path) -> None:

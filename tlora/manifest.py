@@ -142,5 +142,9 @@ def _by_share(items: Sequence[PictureItem], share: HeldOutShare) -> set[str]:
 
 
 def _digest(items: Sequence[PictureItem]) -> str:
-    text = json.dumps([asdict(item) for item in items], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the sha256 of the items as JSON, which is never in memory as a whole."""
+    digest = hashlib.sha256(b"[")
+    for number, item in enumerate(items):
+        digest.update(("," if number else "").encode() + json.dumps(asdict(item), sort_keys=True, separators=(",", ":")).encode())
+    digest.update(b"]")
+    return digest.hexdigest()

@@ -6,6 +6,8 @@ are used, so that looking at pictures never waits for torch.
 
 import hashlib
 import io
+import os
+import stat
 import unicodedata
 import warnings
 from dataclasses import dataclass
@@ -92,17 +94,17 @@ def read_picture(path: Path) -> bytes:
         Refused: If it is no ordinary file, is empty, is too large or cannot be read.
     """
     try:
-        if path.is_symlink() and not path.exists():
-            raise Refused("its symbolic link leads nowhere", "repair the link, or remove it")
-        if not path.is_file():
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
             raise Refused("it is not a file", "remove it, or rename it so that it does not end like a picture")
-        size = path.stat().st_size
-        if size == 0:
+        if about.st_size == 0:
             raise Refused("it is empty (0 bytes)", _COPY_AGAIN)
-        if size > MAX_BYTES:
-            raise Refused(f"it is {size / 1e6:.0f} MB, more than {MAX_BYTES / 1e6:.0f} MB", "save a smaller copy")
+        if about.st_size > MAX_BYTES:
+            raise Refused(f"it is {about.st_size / 1e6:.0f} MB, more than {MAX_BYTES / 1e6:.0f} MB", "save a smaller copy")
         return path.read_bytes()
     except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise Refused("its symbolic link leads nowhere", "repair the link, or remove it") from error
         raise Refused(f"it cannot be read ({error.strerror})", "check its permissions and its disk") from error
 
 
@@ -167,8 +169,9 @@ def is_mask(path: Path) -> bool:
 
 def mask_path(picture: Path) -> Path | None:
     """Return the file of a picture's loss mask, `<stem>-masklabel.png` beside it or another kind of picture, or None."""
-    masks = (picture.with_name(f"{picture.stem}{MASK_ENDING}{suffix}") for suffix in (".png", *SUFFIXES))
-    return next((path for path in masks if path.is_file()), None)
+    stem = f"{picture.with_suffix('')}{MASK_ENDING}"
+    found = (stem + suffix for suffix in (".png", *SUFFIXES) if os.path.isfile(stem + suffix))  # noqa: PTH113 (paths take long)
+    return next(map(Path, found), None)
 
 
 def caption_path(picture: Path) -> Path:
@@ -177,12 +180,12 @@ def caption_path(picture: Path) -> Path:
     A name that another system spelt differently in Unicode, or with `.TXT`, is found too.
     """
     plain = picture.with_suffix(".txt")
-    spellings = [
+    spellings = (
         picture.with_name(unicodedata.normalize(form, picture.stem) + suffix)
         for form in ("NFC", "NFD")
         for suffix in (".txt", ".TXT")
-    ]
-    return next((path for path in (plain, *spellings) if path.is_file()), plain)
+    )
+    return plain if plain.is_file() else next((path for path in spellings if path.is_file()), plain)
 
 
 def read_caption(picture: Path) -> str:

@@ -1,16 +1,21 @@
 """How many tokens the encoders see of a caption, and what they drop: counted with the base model's own tokenizers.
 
-The tokenizer classes are named one by one: `AutoTokenizer` would import torch.
+The tokenizer classes are named one by one: `AutoTokenizer` would import torch. They are imported where they are loaded, for that
+takes most of a second.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-from transformers import CLIPTokenizer, PreTrainedTokenizerBase, T5Tokenizer
+from typing import TYPE_CHECKING
 
 from tlora.base_model import ModelSpec, local_folder
 from tlora.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_AT_ONCE = 500  # captions: an encoding holds a dozen numbers a token
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class CaptionTokenizer:
     """The tokenizer of one text encoder, and how many tokens the encoder reads, special ones included."""
 
     encoder: str
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     limit: int
 
 
@@ -50,6 +55,8 @@ def load_tokenizers(spec: ModelSpec, max_sequence_length: int) -> tuple[CaptionT
     Raises:
         ModelError: If the base model is not on this machine, or its tokenizers cannot be read.
     """
+    from transformers import CLIPTokenizer, T5Tokenizer
+
     folder = local_folder(spec)
     require_vocabularies(folder)
     try:
@@ -73,11 +80,13 @@ def require_vocabularies(folder: Path) -> None:
 
 def count_tokens(tokenizer: CaptionTokenizer, captions: Iterable[str]) -> dict[str, int]:
     """Return how many tokens each distinct caption is, special ones included."""
+    counts: dict[str, int] = {}
     distinct = list(dict.fromkeys(captions))
-    if not distinct:
-        return {}
-    ids = tokenizer.tokenizer(distinct, verbose=False)["input_ids"]
-    return {caption: len(tokens) for caption, tokens in zip(distinct, ids, strict=True)}
+    for first in range(0, len(distinct), _AT_ONCE):
+        some = distinct[first : first + _AT_ONCE]
+        ids = tokenizer.tokenizer(some, verbose=False)["input_ids"]
+        counts.update(zip(some, map(len, ids), strict=True))
+    return counts
 
 
 def truncate_caption(tokenizer: CaptionTokenizer, caption: str) -> tuple[str, str]:

@@ -2,23 +2,15 @@
 
 import json
 import os
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes; the folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, KeyboardInterrupt):  # the disk is full, say: leave it no fuller
-        temporary.unlink(missing_ok=True)
-        raise
-    os.replace(temporary, path)
+    _write(path, [content])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,5 +19,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, keys sorted, so that equal values are equal bytes."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write JSON, keys sorted, so that equal values are equal bytes; its text is never in memory as a whole."""
+    encoder = json.JSONEncoder(indent=2, sort_keys=True, ensure_ascii=False)
+    _write(path, (part.encode() for part in chain(encoder.iterencode(value), "\n")))
+
+
+def _write(path: Path, parts: Iterable[bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, ValueError, KeyboardInterrupt):  # the disk is full, say: leave it no fuller
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, path)
