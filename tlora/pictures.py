@@ -10,7 +10,9 @@ import os
 import stat
 import unicodedata
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -170,8 +172,7 @@ def is_mask(path: Path) -> bool:
 def mask_path(picture: Path) -> Path | None:
     """Return the file of a picture's loss mask, `<stem>-masklabel.png` beside it or another kind of picture, or None."""
     stem = f"{picture.with_suffix('')}{MASK_ENDING}"
-    found = (stem + suffix for suffix in (".png", *SUFFIXES) if os.path.isfile(stem + suffix))  # noqa: PTH113 (paths take long)
-    return next(map(Path, found), None)
+    return _first_file(stem + suffix for suffix in (".png", *SUFFIXES))
 
 
 def caption_path(picture: Path) -> Path:
@@ -180,12 +181,8 @@ def caption_path(picture: Path) -> Path:
     A name that another system spelt differently in Unicode, or with `.TXT`, is found too.
     """
     plain = picture.with_suffix(".txt")
-    spellings = (
-        picture.with_name(unicodedata.normalize(form, picture.stem) + suffix)
-        for form in ("NFC", "NFD")
-        for suffix in (".txt", ".TXT")
-    )
-    return plain if plain.is_file() else next((path for path in spellings if path.is_file()), plain)
+    spellings = (unicodedata.normalize(form, picture.stem) + suffix for form in ("NFC", "NFD") for suffix in (".txt", ".TXT"))
+    return _first_file(chain([str(plain)], (str(picture.with_name(name)) for name in spellings))) or plain
 
 
 def read_caption(picture: Path) -> str:
@@ -213,6 +210,11 @@ def decode_caption(data: bytes) -> str:
         likely = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
         remedy = f"save it as UTF-8 (iconv -f {likely} -t UTF-8)"
         raise Refused(f"its caption is not UTF-8 text (byte {error.start + 1})", remedy) from error
+
+
+def _first_file(names: Iterable[str]) -> Path | None:
+    """Return the first that is a file; a name too long for the disk is none, where a Path would raise (and be slow)."""
+    return next((Path(name) for name in names if os.path.isfile(name)), None)  # noqa: PTH113
 
 
 def _open(data: bytes) -> Image.Image:

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.tasks.picture_corpus import CORNER, HEIC, SIZE, encode, sample, swapped_profile
 from tlora.colour import Refused
 from tlora.errors import PictureError
-from tlora.pictures import caption_path, decode_bytes, decode_picture, list_pictures, read_caption
+from tlora.pictures import caption_path, decode_bytes, decode_picture, list_pictures, mask_path, read_caption
 
 
 def test_a_plain_png_decodes_to_its_own_pixels(tmp_path: Path) -> None:
@@ -121,6 +121,13 @@ def test_a_caption_is_found_across_unicode_normal_forms(tmp_path: Path) -> None:
     (tmp_path / "e\u0301.txt").write_text("a wall")
     assert read_caption(tmp_path / "\u00e9.jpg") == "a wall"
     assert caption_path(tmp_path / "none.jpg").name == "none.txt"
+
+
+def test_a_name_whose_other_spelling_is_too_long_for_the_disk_has_no_caption_and_no_mask(tmp_path: Path) -> None:
+    picture = tmp_path / ("\uac00" * 80 + ".jpg")  # 240 bytes of Korean, twice as many where taken apart
+    picture.touch()
+    assert caption_path(picture) == picture.with_suffix(".txt")
+    assert mask_path(picture) is None
 
 
 def test_a_phones_heic_is_decoded_upright() -> None:

@@ -34,6 +34,12 @@ def test_an_overview_keeps_the_whole_picture() -> None:
     assert overview(Image.new("RGB", (300, 100))).size == (300, 100)
 
 
+def test_an_overview_of_a_large_picture_does_not_take_fine_stripes_for_one_shade() -> None:
+    stripes = np.zeros((3000, 4000), np.uint8)
+    stripes[:, 3::7] = 255
+    assert np.asarray(overview(Image.fromarray(stripes))).mean() == pytest.approx(255 / 7, abs=4)
+
+
 def test_contrast_is_the_spread_of_the_grey_levels() -> None:
     half = Image.new("L", (2, 1))
     half.putpixel((1, 0), 200)
