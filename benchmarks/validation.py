@@ -33,7 +33,7 @@ QUALITY = 90
 NOISE = 6.0  # grey levels, as of a camera: JPEG of smooth pictures is decoded too fast to compare with
 SAMPLE_SECONDS = 0.1
 PARAMS = """\
-model: {path: base, revision: "", dtype: float32, device: cpu}
+model: {path: base, revision: "", dtype: float32, device: cpu, quantisation: none}
 validate: {min_side: 32, max_aspect: 3.0, min_sharpness: 0.02, near_copy_bits: 8, engine: processes}
 cache_latents: {resolution: 1024, center_crop: true, random_flip: false}
 cache_prompts: {max_sequence_length: 77}

@@ -98,7 +98,7 @@ def test_nothing_is_written_beside_the_pictures(data: Path, base: ModelSpec) -> 
 
 def test_the_command_works_without_torch(data: Path, base: ModelSpec) -> None:
     Path("params.yaml").write_text(
-        f"model: {{path: '{base.path}', revision: '', dtype: float32, device: auto}}\n"
+        f"model: {{path: '{base.path}', revision: '', dtype: float32, device: auto, quantisation: none}}\n"
         "validate: {min_side: 32, max_aspect: 3.0, min_sharpness: 0.02, near_copy_bits: 8, engine: processes}\n"
         "cache_latents: {resolution: 64, center_crop: true, random_flip: false}\n"
         "cache_prompts: {max_sequence_length: 77}\n"
