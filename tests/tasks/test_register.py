@@ -262,7 +262,7 @@ OPTIONS = [
     *("--reports", "reports", "--manifest", "artifacts/manifest", "--concept", "concept.yaml"),
 ]
 PARAMS = """
-model: {path: models/tiny-flux, revision: "", dtype: float32, device: cpu}
+model: {path: models/tiny-flux, revision: "", dtype: float32, device: cpu, quantisation: none}
 """
 
 
