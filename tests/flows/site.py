@@ -57,8 +57,16 @@ class Site:
 
     def processes(self) -> list[list[str]]:
         """Return the commands of what runs in the tree: dvc, its stage, and the flow."""
-        everybody = psutil.process_iter(["cwd", "cmdline"])
-        return [process.info["cmdline"] for process in everybody if process.info["cwd"] == str(self.folder)]
+        return [process.info["cmdline"] for process in self._members()]
+
+    def lose_power(self) -> None:
+        """Kill the worker and all that runs in the tree with -9, before any of them can say so."""
+        self.worker.kill_alone()
+        for process in self._members():
+            process.kill()
+
+    def _members(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter(["cwd", "cmdline"]) if process.info["cwd"] == str(self.folder)]
 
 
 def deploy(orchestrator: Orchestrator, pool: str, limit: int) -> str:

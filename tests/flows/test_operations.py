@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.flows.site import Site, deploy, wait_until, worker
+from tests.flows.site import ROOT, Site, deploy, wait_until, worker
 from tests.services.orchestrator import Orchestrator, open_orchestrator
 from tests.tasks.trainable import make_trainable
 
@@ -127,6 +127,40 @@ def test_two_machines_with_one_remote_share_the_runs_and_compute_nothing_twice(
             each.stop()
     assert (first / "announcement.txt").read_text() == (second / "announcement.txt").read_text() == "6\n6\n"
     assert (first / "dvc.lock").read_text() == (second / "dvc.lock").read_text()
+
+
+def test_a_machine_that_lost_its_power_does_not_keep_the_card_for_ever(site: Site, tmp_path: Path) -> None:
+    """With the automation of flows/lost_runs.yaml, which waits minutes; here seconds."""
+    rule = yaml.safe_load((ROOT / "flows/lost_runs.yaml").read_text())
+    rule["trigger"]["within"] = 45
+    (tmp_path / "rule.yaml").write_text(yaml.safe_dump(rule))
+    command = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(tmp_path / "rule.yaml")]
+    subprocess.run(command, env=os.environ | site.orchestrator.environment, capture_output=True, check=True)
+    site.train_for(100_000)
+    lost = site.ask_for_run()
+    site.wait_for(lost, {"RUNNING"})
+    site.lose_power()
+    wait_until(lambda: not site.processes(), f"gone: {site.processes()}", 30)
+    assert site.run(lost)["state_type"] == "RUNNING"
+    site.worker.start()
+    again = site.ask_for_run()
+    assert site.wait_for(lost)["state"]["message"] == rule["actions"][0]["message"]
+    site.wait_for(again, {"RUNNING"})
+    site.lose_power()
+
+
+def test_what_was_cut_off_is_settled_when_it_is_served_again(orchestrator: Orchestrator) -> None:
+    """`make serve` does so before it starts a worker: nobody can be working on these any more."""
+    path = f"/deployments/{deploy(orchestrator, 'served', 1)}/create_flow_run"
+    begun, claimed = (orchestrator.ask(path, state={"type": "SCHEDULED"})["id"] for _ in range(2))
+    orchestrator.ask(f"/flow_runs/{begun}/set_state", state={"type": "RUNNING"}, force=True)
+    orchestrator.ask(f"/flow_runs/{claimed}/set_state", state={"type": "PENDING"}, force=True)
+    code = "from flows.preparation import prepare; prepare({'served': 1}, '')"
+    environment = os.environ | orchestrator.environment | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    found = orchestrator.ask("/flow_runs/filter", flow_runs={"id": {"any_": [begun, claimed]}})
+    states = {run["id"]: (run["state_type"], run["state"]["message"]) for run in found}
+    assert states == {begun: ("CRASHED", "its worker was ended while it ran"), claimed: ("SCHEDULED", None)}
 
 
 def run_at_once(orchestrator: Orchestrator, deployment: str, count: int) -> list[list[str]]:
