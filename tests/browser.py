@@ -5,6 +5,7 @@ network is found out. Playwright keeps an event loop running in the thread that 
 browser no longer than the test needs it.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,12 @@ def _take_notes(visit: Visit) -> None:
 def _is_here(address: str) -> bool:
     parts = urlsplit(address)
     return parts.scheme in _NO_HOST or parts.hostname in _LOOPBACK
+
+
+def take_picture(page: "sync_api.Page", name: str) -> None:
+    """Keep a picture of what is seen of a page where TLORA_PICTURES says, such as docs/pictures."""
+    if folder := os.environ.get("TLORA_PICTURES"):
+        page.screenshot(path=f"{folder}/{name}.png")
 
 
 def photograph(page: Path, picture: Path, width: int, height: int) -> None:
