@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from flows.plan import changes, read_status, settings_in
-from flows.stages import run_dvc
 from flows.worktree import git
 from tasks.cli import read_params, read_section
-from tasks.dvc_command import read_dvc_file
+from tasks.dvc_command import read_dvc_file, run_dvc
 from tasks.tracking.store import Store
 from tasks.tracking.versions import find_alias
 from tlora.base_model import ModelSpec, base_digest
@@ -40,7 +39,7 @@ class RetrainSettings:
         git_branch: Of that remote.
         update_import: Whether data.dvc, where it is an import, is brought up to date with where it comes from.
         commit: Whether the lock, data.dvc and the metrics are committed afterwards.
-        push: Whether what DVC holds is pushed to its default remote afterwards.
+        push: Whether what DVC holds is pushed to its default remote afterwards, and the commit to the git remote.
         keep_days: How long what nothing points at is kept, for `make prune`.
     """
 

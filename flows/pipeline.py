@@ -20,12 +20,16 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import stages
+from flows.console import run_once
 from flows.hidden import stage_secrets
+from flows.missing import needed_stages
+from flows.plan import read_status
 from flows.processes import end_with_parent
 from flows.progress import ProgressArtifact
 from flows.report import data_report, run_report
 from flows.stages import Outcome, StageRun
 from flows.worktree import own_tree
+from tasks.dvc_command import run_dvc
 from tlora.errors import TloraError
 
 SUCCESSES: tuple[Outcome, ...] = ("Completed", "Skipped", "Restored")
@@ -48,10 +52,10 @@ def was_preempted(stage: Any, task_run: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=PREEMPTION_DELAY,
     retry_condition_fn=was_preempted,
 )
-def run_stage(stage: str) -> State[None]:
+def run_stage(stage: str, allow_missing: bool) -> State[None]:
     """Run one stage; its state bears the outcome's name and the stage's own reason."""
     progress = ProgressArtifact(stage, get_run_logger().info)
-    run = stages.run_stage(stage, progress.hear, secrets=stage_secrets())
+    run = stages.run_stage(stage, progress.hear, allow_missing=allow_missing, secrets=stage_secrets())
     if run.reason:
         return Failed(name=run.outcome, message=run.reason)
     return Completed(name=run.outcome, message=f"{run.seconds:.1f} s")
@@ -82,11 +86,13 @@ def run_id() -> str:
 def _run_stages(timeout_seconds: float | None) -> list[StageRun]:
     if UNDER_A_WORKER in os.environ:
         end_with_parent()  # a run that goes on without its worker cannot be cancelled any more, and holds the card
-    order = stages.stage_order()
+    dot = run_dvc("dag", "--dot")
+    order, needed = stages.order_graph(dot), needed_stages(stages.read_graph(dot), read_status())
     runs: list[StageRun] = []
     for stage in order:
         started = time.monotonic()
-        state = run_stage.with_options(timeout_seconds=timeout_seconds)(stage, return_state=True)
+        attempt = run_stage.with_options(timeout_seconds=timeout_seconds)
+        state = attempt(stage, allow_missing=stage not in needed, return_state=True)
         runs.append(_as_run(stage, state, time.monotonic() - started))
         if not state.is_completed():
             break
@@ -112,21 +118,5 @@ def _verdict(runs: Sequence[StageRun], branch: str) -> State[None]:
     return Completed(message=(f"ran {', '.join(fresh)}" if fresh else "everything was up to date") + where)
 
 
-def main() -> None:
-    """Run the pipeline once and exit, non-zero with one line where it failed."""
-    try:
-        state = pipeline(return_state=True)
-    except KeyboardInterrupt:  # on SIGTERM Prefect lets the stage be stopped too, then dies of the signal itself
-        print("pipeline: stopped", file=sys.stderr)
-        sys.exit(130)
-    except RuntimeError as error:  # no server: the body's own troubles come back as a state
-        print(f"pipeline: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    if not state.is_completed():
-        print(f"pipeline: error: {state.message}", file=sys.stderr)
-        sys.exit(1)
-    print(f"pipeline: {state.message}")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_once("pipeline", lambda: pipeline(return_state=True)))

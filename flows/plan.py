@@ -13,8 +13,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.stages import order_graph, read_graph, run_dvc
+from flows.stages import order_graph, read_graph
 from tasks.cli import read_params
+from tasks.dvc_command import run_dvc
 from tasks.state import remembered_seconds
 from tlora.errors import TloraError
 from tlora.settings import read_mapping
@@ -54,7 +55,7 @@ def make_plan() -> list[Planned]:
 
 def read_status() -> dict[str, list[Any]]:
     """Return what DVC finds changed since the last run, by stage, as `dvc status --json` has it, settings with their values."""
-    found: dict[str, list[Any]] = json.loads(run_dvc("status", "--json") or "{}")
+    found: dict[str, list[Any]] = json.loads(run_dvc("--wait-for-lock", "status", "--json") or "{}")
     locked = read_mapping(LOCK, "a mapping", "").get("stages", {}) if LOCK.exists() else {}
     for stage, entries in found.items():
         for deps in (entry["changed deps"] for entry in entries if isinstance(entry, Mapping) and "changed deps" in entry):

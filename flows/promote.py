@@ -17,6 +17,7 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.console import run_once
 from tasks.cli import read_section
 from tasks.promotion import PromoteSettings, Verdict
 from tasks.tracking import promotion
@@ -148,18 +149,10 @@ def main() -> int:
     parser.add_argument("--approved-by", default="", help="who approves, where params.yaml asks for it")
     parser.add_argument("--why", default="", help="the reason, for the record")
     options = parser.parse_args()
-    verb = "rollback" if options.rollback else "promote"
-    try:
-        if options.rollback:
-            state = rollback(model=options.model, why=options.why, return_state=True)
-        else:
-            state = promote(options.model, options.version, options.approved_by, options.why, return_state=True)
-    except RuntimeError as error:  # no server: the body's own troubles come back as a state
-        print(f"{verb}: error: {error}", file=sys.stderr)
-        return 1
-    done = state.is_completed()
-    print(f"{verb}: {'' if done else 'error: '}{state.message}", file=sys.stdout if done else sys.stderr)
-    return 0 if done else 1
+    if options.rollback:
+        return run_once("rollback", lambda: rollback(options.model, options.why, return_state=True))
+    given = (options.model, options.version, options.approved_by, options.why)
+    return run_once("promote", lambda: promote(*given, return_state=True))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.news import read_settings
-from flows.stages import run_dvc
 from flows.worktree import git
+from tasks.dvc_command import run_dvc
 from tasks.state import state_folder
 from tasks.tracking.store import explained_failures, open_store
 from tasks.tracking.versions import PinnedVersion, pinned_versions

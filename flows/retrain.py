@@ -27,13 +27,14 @@ from prefect.deployments import run_deployment
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 
+from flows.console import run_once
 from flows.news import News, RetrainSettings, bring_in, find_news, read_settings
 from flows.pipeline import pipeline
 from flows.plan import make_plan, rows_of, summary_of
 from flows.promote import promote, registered_name
 from flows.report import table
-from flows.stages import run_dvc
-from flows.worktree import commit
+from flows.worktree import commit, git
+from tasks.dvc_command import run_dvc
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import TloraError
 
@@ -96,10 +97,12 @@ def _keep(settings: RetrainSettings) -> str:
     """Push what DVC holds and commit what git keeps, as configured; return what was done."""
     done = ""
     if settings.push:
-        run_dvc("push", "--quiet")
+        run_dvc("push", "--quiet")  # before git says that it is there
         done += "; pushed"
     if settings.commit and commit("Train again", [name for name in KEPT if Path(name).exists()]):
         done += "; committed"
+    if settings.push and settings.commit and settings.git_remote:
+        git("push", "--quiet", settings.git_remote, f"HEAD:{settings.git_branch}")
     return done
 
 
@@ -126,17 +129,5 @@ def _later_run() -> str | None:
     return next((other.name for other, time in came_due if (due, flow_run.id) < (time, str(other.id)) and time <= now), None)
 
 
-def main() -> int:
-    """Run the flow once and return an exit status."""
-    try:
-        state = retrain(return_state=True)
-    except RuntimeError as error:  # no server: the body's own troubles come back as a state
-        print(f"retrain: error: {error}", file=sys.stderr)
-        return 1
-    done = state.is_completed()
-    print(f"retrain: {'' if done else 'error: '}{state.message}", file=sys.stdout if done else sys.stderr)
-    return 0 if done else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_once("retrain", lambda: retrain(return_state=True)))

@@ -20,8 +20,8 @@ from typing import Literal
 
 from flows import keeper
 from flows.hidden import strike_out
+from tasks.dvc_command import dvc_command, last_error, run_dvc
 from tasks.state import exit_file
-from tlora.errors import SettingsError
 from tlora.preemption import PREEMPTED
 
 Outcome = Literal["Completed", "Skipped", "Restored", "Preempted", "Failed"]
@@ -62,19 +62,6 @@ def stage_order() -> list[str]:
     return order_graph(run_dvc("dag", "--dot"))
 
 
-def run_dvc(*arguments: str) -> str:
-    """Run a command of DVC's that is over in seconds, and return what it prints.
-
-    Raises:
-        SettingsError: In DVC's words.
-    """
-    answer = subprocess.run(_dvc(*arguments), capture_output=True, text=True, check=False, env=_environment())
-    if answer.returncode != 0:
-        opening = " ".join([line for line in answer.stderr.splitlines() if line][:2])  # what is wrong, and where
-        raise SettingsError(f"{Path.cwd()}: {_dvc_error(answer.stderr) or opening}")
-    return answer.stdout.strip()
-
-
 def order_graph(dot: str) -> list[str]:
     """Return the nodes of a graph in Graphviz's language in the order in which they can run."""
     order = TopologicalSorter(read_graph(dot)).static_order()
@@ -91,7 +78,12 @@ def read_graph(dot: str) -> dict[str, set[str]]:
 
 
 def run_stage(
-    stage: str, log: Callable[[str], None], *, secrets: Mapping[str, str] = _NO_SECRETS, grace_seconds: float = GRACE_SECONDS
+    stage: str,
+    log: Callable[[str], None],
+    *,
+    allow_missing: bool = False,
+    secrets: Mapping[str, str] = _NO_SECRETS,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> StageRun:
     """Let DVC bring one stage up to date, and say what became of it.
 
@@ -101,12 +93,14 @@ def run_stage(
     Args:
         stage: A node of `stage_order`.
         log: Called with each line that DVC and the stage print, secrets struck out.
+        allow_missing: Whether a stage that lacks its outputs, and is unchanged otherwise, is skipped.
         secrets: What is added to the stage's environment.
         grace_seconds: How long a stage that was asked to stop may take to save its work.
     """
     started = time.time()
+    options = ["--allow-missing"] if allow_missing else []
     process = subprocess.Popen(
-        [*_keeper(grace_seconds), *_dvc("--wait-for-lock", "repro", "--single-item", stage)],
+        [*_keeper(grace_seconds), *dvc_command("--wait-for-lock", "repro", "--single-item", *options, stage)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -159,7 +153,7 @@ def _judge(stage: str, code: int, lines: list[str], started: float) -> tuple[Out
         restored = f"Stage '{stage}' is cached - skipping run, checking out outputs" in lines
         return ("Restored" if restored else "Completed"), ""
     left = _last_exit(stage, started)
-    reason = left.get("reason") or _own_words(stage, lines) or _dvc_error("\n".join(lines)) or f"dvc ended with exit code {code}"
+    reason = left.get("reason") or _own_words(stage, lines) or last_error("\n".join(lines)) or f"dvc ended with exit code {code}"
     return ("Preempted" if left.get("code") == PREEMPTED else "Failed"), str(reason)
 
 
@@ -176,15 +170,6 @@ def _own_words(stage: str, lines: list[str]) -> str:
     """Return what the stage printed of its failure, for one that could leave no word: its disk may be full."""
     prefix = f"{stage}: error: "
     return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), "")
-
-
-def _dvc_error(output: str) -> str:
-    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
-    return errors[-1] if errors else ""
-
-
-def _dvc(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "dvc", *arguments]
 
 
 def _keeper(grace_seconds: float) -> list[str]:

@@ -11,8 +11,8 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from flows.overrides import apply_overrides, parse_overrides
-from flows.stages import run_dvc
 from tasks.cli import read_params
+from tasks.dvc_command import run_dvc
 from tasks.state import state_folder
 from tlora.errors import SettingsError
 
@@ -77,8 +77,9 @@ def git(*arguments: str) -> str:
     """
     answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     if answer.returncode:
-        words = [line for line in answer.stderr.splitlines() if line.strip()] or ["no reason given"]
-        raise SettingsError(f"git {arguments[0]}: {words[-1].removeprefix('fatal: ')}")
+        said = [line for line in answer.stderr.splitlines() if line.strip() and not line.startswith("hint: ")]
+        reason = said[-1] if said else "no reason given"
+        raise SettingsError(f"git {arguments[0]}: {reason.removeprefix('fatal: ').removeprefix('error: ')}")
     return answer.stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""DVC by its command line, for what is done to data by hand; and what its .dvc files say."""
+"""DVC by its command line, and what its .dvc files say."""
 
 import subprocess
 import sys
@@ -6,21 +6,32 @@ from pathlib import Path
 
 import yaml
 
-from tlora.errors import PictureError
+from tlora.errors import PictureError, SettingsError
 
 
 def run_dvc(*arguments: str) -> str:
-    """Run a dvc command and return what it printed.
+    """Run a command of DVC's that is over in seconds, and return what it prints.
 
     Raises:
-        PictureError: With DVC's own words, if it fails.
+        SettingsError: In DVC's words.
     """
-    command = [sys.executable, "-m", "dvc", *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run(dvc_command(*arguments), capture_output=True, text=True, check=False)
     if answer.returncode:
-        words = [line.removeprefix("ERROR: ") for line in (answer.stderr.strip() or answer.stdout.strip()).splitlines()]
-        raise PictureError(f"'dvc {' '.join(arguments)}' failed: {' '.join(words[:2]) or 'no reason given'}")
-    return answer.stdout
+        opening = " ".join([line for line in answer.stderr.splitlines() if line][:2])  # what is wrong, and where
+        reason = last_error(answer.stderr) or opening or "no reason given"
+        raise SettingsError(f"'dvc {' '.join(arguments)}' in {Path.cwd()}: {reason}")
+    return answer.stdout.strip()
+
+
+def dvc_command(*arguments: str) -> list[str]:
+    """Return how DVC is called: the one that this Python has, whatever the PATH says."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def last_error(output: str) -> str:
+    """Return the last error that DVC printed, without its mark; empty where it printed none."""
+    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
+    return errors[-1] if errors else ""
 
 
 def read_dvc_file(file: Path) -> tuple[str, str]:

@@ -102,12 +102,12 @@ def add_to_dvc() -> None:
     """Run `dvc add data`.
 
     Raises:
-        PictureError: With DVC's own words, if it refuses.
+        SettingsError: With DVC's own words, if it refuses.
     """
     try:
         run_dvc("add", "--quiet", str(DATA))
-    except PictureError as error:
-        raise PictureError(f"the pictures are in place, but {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"the pictures are in place, but {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tasks.tracking.versions import find_alias
 from tlora.base_model import ModelSpec
 from tlora.concept import read_concept
-from tlora.errors import PictureError, TloraError
+from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.settings import parse_settings
 from tlora.whole_file import write_text
 
@@ -38,7 +38,8 @@ def restore_data(digest: str) -> str:
         What was done, for a person.
 
     Raises:
-        PictureError: If something would be lost, or the files cannot be had; then all is as it was.
+        PictureError: If something would be lost.
+        SettingsError: If DVC cannot get the files; then all is as it was.
     """
     before = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
     folder, current = read_dvc_file(FILE)
@@ -49,7 +50,7 @@ def restore_data(digest: str) -> str:
     write_text(FILE, text)
     try:
         _check_out()
-    except (PictureError, KeyboardInterrupt):
+    except (SettingsError, KeyboardInterrupt):
         write_text(FILE, before)
         run_dvc("checkout", "--quiet", str(FILE))
         raise
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _changed(folder: str) -> bool:
     """Whether the folder is there and is not what DVC recorded."""
-    return Path(folder).exists() and run_dvc("status", "--json", str(FILE)).strip() not in ("", "{}")
+    return Path(folder).exists() and run_dvc("status", "--json", str(FILE)) not in ("", "{}")
 
 
 def _require_kept(folder: str, current: str) -> None:
@@ -135,7 +136,7 @@ def _without_sizes(text: str, current: str, digest: str) -> str:
 def _check_out() -> None:
     try:
         run_dvc("checkout", "--quiet", str(FILE))
-    except PictureError:
+    except SettingsError:
         run_dvc("pull", "--quiet", str(FILE))  # not in this machine's cache: from the default remote
 
 

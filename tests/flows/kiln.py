@@ -7,8 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.stages import run_dvc
-from tasks.dvc_command import read_dvc_file
+from tasks.dvc_command import read_dvc_file, run_dvc
 from tasks.tracking.store import Store
 from tests.tasks.registry import add_version
 from tlora.base_model import ModelSpec, base_digest

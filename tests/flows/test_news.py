@@ -99,6 +99,8 @@ def test_a_new_commit_upstream_is_new_data_and_parted_histories_are_said(store: 
     git(upstream, "commit", "--quiet", "--allow-empty", "--message", "theirs")
     with pytest.raises(SettingsError, match=r"git merge: .*ot possible to fast-forward"):
         bring_in(settings)
+    with pytest.raises(SettingsError, match=r"^git push: failed to push some refs to "):
+        run_git("push", "--quiet", "origin", "HEAD:main")
 
 
 def test_an_import_that_is_updated_is_new_data(store: Store, kiln: Path, tmp_path: Path):

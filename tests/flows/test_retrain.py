@@ -10,7 +10,7 @@ import yaml
 
 from tasks.tracking.store import open_store
 from tasks.tracking.versions import aliases_of
-from tests.flows.kiln import fill_kiln, git, make_repository, register_present, run_everything
+from tests.flows.kiln import dvc, fill_kiln, git, make_repository, register_present, run_everything
 from tests.flows.served import Served
 from tests.tasks.registry import NAME
 
@@ -27,34 +27,42 @@ def retrain(served: Served, folder: Path) -> tuple[int, str]:
     return answer.returncode, (answer.stdout if answer.returncode == 0 else answer.stderr).splitlines()[-1]
 
 
-def test_nothing_new_ends_at_once_and_new_pictures_end_in_a_new_champion(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def kiln(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a tree in which everything has run, set to share what it makes by a bare upstream and a DVC remote; work there."""
     folder = tmp_path / "kiln"
     make_repository(folder)
     fill_kiln(folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow)
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["retrain"]["commit"] = True
+    params["retrain"] |= {"git_remote": "origin", "commit": True, "push": True}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    dvc(folder, "remote", "add", "--default", "team", str(tmp_path / "team"))
     run_everything()
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "run")
+    git(tmp_path, "clone", "--quiet", "--bare", str(folder), "upstream.git")
+    git(folder, "remote", "add", "origin", str(tmp_path / "upstream.git"))
+    return folder
+
+
+def test_nothing_new_ends_at_once_and_new_pictures_end_in_a_new_champion_that_others_can_pull(
+    served: Served, kiln: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow)
     store = open_store()
     register_present(store, "champion")
     try:
-        code, line = retrain(served, folder)
+        code, line = retrain(served, kiln)
         assert (code, line) == (0, "retrain: nothing new: data, base and settings are those of the champion, version 1")
 
-        (folder / "data" / "stone.txt").write_text("stone\n")
-        code, line = retrain(served, folder)
+        (kiln / "data" / "stone.txt").write_text("stone\n")
+        code, line = retrain(served, kiln)
         assert code == 0, line
         assert line.startswith("retrain: the pictures have changed since data.dvc was written")
         assert "ran train, register; version 2 of tlora-kiln-brick is champion, version 1 is previous (by the gate)" in line
-        assert line.endswith("; committed")
+        assert line.endswith("; pushed; committed")
         assert aliases_of(store, NAME)["champion"] == "2"
-        assert git(folder, "log", "-1", "--format=%s") == "Train again"
         (run,) = [
             found
             for found in served.ask("/flow_runs/filter", sort="START_TIME_DESC", limit=5)
@@ -66,6 +74,12 @@ def test_nothing_new_ends_at_once_and_new_pictures_end_in_a_new_champion(
         assert "| register | runs | adapter.txt modified, always runs | not timed yet |" in plan
     finally:
         store.client.delete_registered_model(NAME)
+
+    git(tmp_path, "clone", "--quiet", "upstream.git", "colleague")
+    assert git(tmp_path / "colleague", "log", "-1", "--format=%s") == "Train again"
+    dvc(tmp_path / "colleague", "pull", "--quiet")
+    for file in ("adapter.txt", "data/stone.txt"):
+        assert (tmp_path / "colleague" / file).read_text() == (kiln / file).read_text()
 
 
 def test_the_schedule_waits_to_be_switched_on_and_of_missed_times_one_is_made_up_for(served: Served):

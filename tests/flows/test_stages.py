@@ -40,7 +40,7 @@ def test_unreadable_dvc_yaml_is_refused_in_dvcs_words(brickyard: Path):
 @pytest.mark.slow
 def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match=f"{tmp_path}: you are not inside of a DVC repository"):
+    with pytest.raises(SettingsError, match=f"'dvc dag --dot' in {tmp_path}: you are not inside of a DVC repository"):
         stage_order()
 
 
