@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.album import CHECKPOINTS, SCALES, write_album
 from tasks.checkpoints import attempt, find_checkpoints
 from tasks.cli import named_section, run_stage
 from tasks.easel import Easel, Rows
 from tasks.evaluation_page import EvaluationFiles, render_evaluation
-from tasks.evaluation_report import write_curves, write_grids
 from tasks.measuring import Bench, Lessons
+from tasks.outcome import Outcome, write_outcome
 from tasks.scoring import Judges, References, look_at_references
 from tasks.state import remembered_seconds
 from tasks.stopwatch import Stopwatch
@@ -39,7 +38,7 @@ from tlora.pictures import decode_picture
 from tlora.progress import Progress
 from tlora.sampling import Painter, SampleSettings
 from tlora.selection import SelectionSettings
-from tlora.whole_file import write_json, write_text
+from tlora.whole_file import write_text
 
 
 @dataclass(frozen=True)
@@ -151,37 +150,38 @@ def evaluate(
             painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
         easel = Easel(painter, embeddings, settings.batch)
         bench = Bench(easel, judges, references, trained, unseen, settings.losses, settings.full_frame_prompts, watch)
-        batches = easel.batches(settings.seeds) * (1 + len(checkpoints)) + easel.batches(1) * len(settings.scales)
-        with Progress("evaluate", batches) as progress:
-            drawn, measured = _measure_all(bench, checkpoints, settings, progress, failures)
-            result = summarise(measured, settings.selection)
-            shown = result["recommended"] or list(measured)[-1]
-            scales: dict[str, Rows] = {}
-            scale_scores: list[dict[str, Any]] = []
-            if shown != BASE:
-                easel.mount(checkpoints[shown])
-                scales, scale_scores = bench.measure_scales(
-                    measured[BASE], settings.scales, settings.first_seed, settings.sample, progress
-                )
-    at_scales = {BASE: [row[:1] for row in drawn[BASE]], **{f"{shown} x {scale}": rows for scale, rows in scales.items()}}
-    write_grids(grids, drawn, at_scales, wanted)
-    write_album(pictures, {CHECKPOINTS: drawn, SCALES: at_scales}, wanted, settings.all_seeds)
-    write_curves(report, result["checkpoints"])
-    write_json(report / "scores.json", {name: _tables(own) for name, own in measured.items()})
-    result |= {
-        "scales": {"checkpoint": shown, "seed": settings.first_seed, "entries": scale_scores},
+        outcome = _draw_and_measure(bench, checkpoints, settings, failures)
+    setup = {**_setup(settings, wanted, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest}
+    told = {
         "failures": failures,
         "rule": dataclasses.asdict(settings.selection),
-        "setup": {**_setup(settings, wanted, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest},
+        "setup": setup,
         "material": _material(references),
     }
-    write_json(metrics, result)
+    files = EvaluationFiles(metrics, pictures, manifest, held_out, data)
     last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
-    write_text(report / "report.html", render_evaluation(EvaluationFiles(metrics, pictures, manifest, held_out, data), last))
-    _say(f"{result['reason']}; see {report / 'report.html'}")
-    _say_time(watch, sum(len(row) for rows in [*drawn.values(), *scales.values()] for row in rows))
+    write_outcome(outcome, settings.all_seeds, wanted, told, grids, report, files)
+    write_text(report / "report.html", render_evaluation(files, last))
+    _say(f"{outcome.summary['reason']}; see {report / 'report.html'}")
+    _say_time(watch, outcome.count)
     if failures:
         raise EvaluationError(f"incomplete, all else is in {metrics} and {report}: {'; '.join(failures.values())}")
+
+
+def _draw_and_measure(
+    bench: Bench, checkpoints: Mapping[str, Path], settings: EvaluateSettings, failures: dict[str, str]
+) -> Outcome:
+    easel = bench.easel
+    batches = easel.batches(settings.seeds) * (1 + len(checkpoints)) + easel.batches(1) * len(settings.scales)
+    with Progress("evaluate", batches) as progress:
+        drawn, measured = _measure_all(bench, checkpoints, settings, progress, failures)
+        summary = summarise(measured, settings.selection)
+        shown = summary["recommended"] or list(measured)[-1]
+        if shown == BASE:
+            return Outcome(drawn, measured, summary, shown, {}, [])
+        easel.mount(checkpoints[shown])
+        strengths = bench.measure_scales(measured[BASE], settings.scales, settings.first_seed, settings.sample, progress)
+    return Outcome(drawn, measured, summary, shown, *strengths)
 
 
 def _load_judges(settings: EvaluateSettings, failures: dict[str, str]) -> Judges:
@@ -202,12 +202,6 @@ def _measure_all(
         if found:
             drawn[name], measured[name] = found
     return drawn, measured
-
-
-def _tables(measured: Measured) -> dict[str, Any]:
-    """Return every single score as nested lists."""
-    tables = {**measured.scores, "loss_train": measured.losses.train, "loss_held_out": measured.losses.held_out}
-    return {name: cells.tolist() for name, cells in tables.items()}
 
 
 def _setup(settings: EvaluateSettings, prompts: Sequence[str], text_length: int) -> dict[str, Any]:
