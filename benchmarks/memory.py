@@ -2,7 +2,7 @@
 
 On a CPU the measure is the peak of the resident memory above what the process held before the model was loaded, with glibc
 told to give freed memory back at once: left alone it keeps up to 1.6 times as much, by chance. On a GPU it is what torch
-allocated at most.
+allocated at most. Of a quantised base, training alone is measured: the CPU, unlike a GPU, has held it whole before.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.measure import machine
-from tlora.base_model import FluxShape
+from tlora.base_model import FluxShape, Quantisation
 
 SHAPE = FluxShape(double_blocks=4, single_blocks=10, width=512, head_width=64)  # 81 million weights
 SMALL = FluxShape(double_blocks=1, single_blocks=2, width=256, head_width=64)
@@ -33,6 +33,7 @@ class Case:
     side: int
     checkpointing: bool
     targets: tuple[str, ...] = ATTENTION
+    quantisation: Quantisation = "none"
 
 
 CASES = (
@@ -44,8 +45,12 @@ CASES = (
     Case(4, 256, False, (*ATTENTION, "to_out.0", "proj_mlp", "proj_out", "ff.net.0.proj", "ff.net.2")),
     Case(8, 384, True),
     Case(8, 384, False),
+    Case(4, 256, True, quantisation="int8"),
+    Case(4, 256, False, quantisation="int8"),
+    Case(4, 256, True, quantisation="nf4"),
+    Case(4, 256, False, quantisation="nf4"),
 )
-SMOKE = (Case(1, 128, True), Case(2, 128, False))
+SMOKE = (Case(1, 128, True), Case(2, 128, False, quantisation="int8"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     shape, cases = (SMALL, SMOKE) if options.smoke else (SHAPE, CASES)
     print(f"{machine()}, {shape.parameters / 1e6:.0f} million weights in float32, rank 16\n")
-    print("| batch | pixels | checkpointing | targets | estimated | measured | error |\n|" + " --- |" * 7)
+    print("| batch | pixels | checkpointing | targets | weights | estimated | measured | error |\n|" + " --- |" * 8)
     with tempfile.TemporaryDirectory() as folder:
         _write_model(shape, Path(folder))
         for case in cases:
             answer = _measure_apart(Path(folder), case)
             estimate = _estimate(shape, case)
             words = "on" if case.checkpointing else "off"
-            row = f"| {case.batch} | {case.side} | {words} | {len(case.targets)} |"
+            row = f"| {case.batch} | {case.side} | {words} | {len(case.targets)} | {case.quantisation} |"
             print(f"{row} {estimate / 1e6:.0f} MB | {answer / 1e6:.0f} MB | {estimate / answer - 1:+.0%} |", flush=True)
 
 
@@ -83,7 +88,7 @@ def measure(model: Path, case: Case) -> int:
     from tlora.peak_memory import held_bytes, peak_bytes, restart_peak
     from tlora.training import Training
 
-    spec = ModelSpec(str(model), dtype="float32")
+    spec = ModelSpec(str(model), dtype="float32", quantisation=case.quantisation)
     settings, side = _settings(case), case.side // SHAPE.pixels_per_latent
     embeds = torch.randn(case.batch, TEXT_TOKENS, SHAPE.text_width), torch.randn(case.batch, SHAPE.pooled_width)
     accelerator = Accelerator()
@@ -95,7 +100,8 @@ def measure(model: Path, case: Case) -> int:
     view = LatentItem("a", "", torch.randn(16, side, side), torch.ones(16, side, side))
     for _ in training.steps([view], [(side, side)], lambda _captions: embeds):
         pass
-    return max(peak_bytes(accelerator.device), *training.memory.peaks.values()) - before
+    loading = [peak_bytes(accelerator.device)] if case.quantisation == "none" else []
+    return max(*loading, *training.memory.peaks.values()) - before
 
 
 def _measure_apart(model: Path, case: Case) -> int:
@@ -117,7 +123,7 @@ def _settings(case: Case):  # type: ignore[no-untyped-def]  # torch is loaded on
 def _estimate(shape: FluxShape, case: Case) -> float:
     from tlora.memory import Workload, estimate_memory
 
-    load = Workload((case.side // shape.pixels_per_latent // 2) ** 2, TEXT_TOKENS, "float32", "no")
+    load = Workload((case.side // shape.pixels_per_latent // 2) ** 2, TEXT_TOKENS, "float32", "no", case.quantisation)
     return estimate_memory(shape, _settings(case), case.targets, load).total
 
 

@@ -136,3 +136,16 @@ CANNOT_WORK = {
 def test_a_config_file_that_cannot_be_read_is_named(folder: Path, config: str) -> None:
     with pytest.raises(SystemExit, match=rf"^tlora train: error: {config}: "):
         main(["train", "--config", config])
+
+
+def test_a_base_in_four_bits_is_trained_on_and_drawn_with(folder: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_config(folder, base, min_rank=1, quantisation="nf4")
+    main(["train", "--config", "config.yaml"])
+    assert read_metadata(Path("out/final/tlora_weights.safetensors")).base_quantisation == "nf4"
+    drawing = ["--lora_path", "out/final", "--prompt", "a wall", "--outdir", "drawn", "--model_offload"]
+    main(["infer", "--config", "config.yaml", *drawing])
+    (picture,) = Path("drawn").iterdir()
+    main(["infer", "--like", str(picture)])
+    said = capsys.readouterr().out
+    assert f"trained on {base} held as nf4" in said
+    assert f"bit-equal to {picture}" in said
