@@ -76,6 +76,8 @@ def load_transformer(spec: ModelSpec) -> FluxTransformer2DModel:
     if spec.quantisation != "none":
         for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks):
             quantise_blocks(blocks, spec.quantisation, device)
+        for parameter in filter(torch.is_floating_point, transformer.parameters()):
+            parameter.data = parameter.data.clone()  # of its own: a view of the file would keep all of it in memory
     return transformer.to(device)
 
 
