@@ -76,6 +76,15 @@ def test_a_trigger_that_no_caption_has_stops(data: Path, base: ModelSpec) -> Non
         run(base)
 
 
+def test_a_trigger_that_may_be_in_a_caption_that_cannot_be_read_is_not_missed(data: Path, base: ModelSpec) -> None:
+    for path in data.glob("*.txt"):
+        path.write_text("a wall")
+    (data / "picture_3.txt").write_bytes("a matbrk wall".encode("utf-16"))
+    with pytest.raises(PictureError, match=r"^picture_3\.png: its caption is not UTF-8 text"):
+        run(base)
+    assert "trigger_nowhere" not in {kind for _, kind, _ in findings()}
+
+
 def test_equal_captions_and_prompts_without_the_trigger_are_warned_of(data: Path, base: ModelSpec) -> None:
     for caption in data.glob("*.txt"):
         caption.write_text("a photo of matbrk")

@@ -5,6 +5,7 @@ Training has tests of its own, in `test_train_killed.py`.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -114,9 +115,7 @@ def test_asked_to_stop_it_is_out_at_once_with_one_line_and_run_again_it_ends_in_
     for where in (unbroken, folder):
         shutil.copytree(ready, where)
         monkeypatch.chdir(where)
-        for path in (".state", *(str(Path(out).parent if out.endswith(".json") else out) for out in outputs_of(name))):
-            shutil.rmtree(path, ignore_errors=True)
-        case.busy()
+        leave_to_do(case)
 
     with start(name, folder) as process:
         wait_for_work(case, process)
@@ -144,6 +143,34 @@ def test_asked_to_stop_it_is_out_at_once_with_one_line_and_run_again_it_ends_in_
             assert run.returncode == 0, errors
     assert written(name, folder) == written(name, unbroken)
     assert len(written(name, folder)) >= 2
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.stage in (cache_prompts, cache_latents)], ids=lambda it: it.name)
+def test_a_cache_stage_that_is_killed_encodes_what_is_missing_and_no_more(
+    case: Case, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "killed"
+    shutil.copytree(ready, folder)
+    monkeypatch.chdir(folder)
+    leave_to_do(case)
+    with start(case.name, folder) as process:
+        wait_for_work(case, process)
+        process.kill()
+    kept = list(Path(".state/cache").rglob("*.safetensors"))
+    assert not any(Path(out).exists() for out in outputs_of(case.name))
+    with start(case.name, folder) as again:
+        said, errors = again.communicate()
+    assert again.returncode == 0, errors
+    items = list(Path(".state/cache").rglob("*.safetensors"))
+    assert 0 < len(kept) < len(items)
+    assert sum(map(int, re.findall(r"(\d+) encoded now", said))) == len(items) - len(kept)
+
+
+def leave_to_do(case: Case) -> None:
+    """Take away what a stage made, and give it enough to do."""
+    for path in (".state", *(str(Path(out).parent if out.endswith(".json") else out) for out in outputs_of(case.name))):
+        shutil.rmtree(path, ignore_errors=True)
+    case.busy()
 
 
 def start(name: str, folder: Path) -> "subprocess.Popen[str]":
