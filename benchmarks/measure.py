@@ -11,21 +11,27 @@ from pathlib import Path
 import torch
 
 
-def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+def take_turns(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Run every contender once a round, and return the seconds of each; drift then hits all of them alike.
 
     Args:
         contenders: What to call, by name; whatever is asynchronous must wait for its own end.
         rounds: Counted rounds.
         warm_up: Rounds before them that do not count.
+        clock: What is read; `time.process_time` where other work shares the machine.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for index in range(warm_up + rounds):
         for name, contender in contenders.items():
-            started = time.perf_counter()
+            started = clock()
             contender()
             if index >= warm_up:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 

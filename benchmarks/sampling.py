@@ -111,6 +111,7 @@ def bare(shape: Shape) -> FluxTransformer2DModel:
     return transformer.requires_grad_(False).eval().to(shape.device, shape.dtype)
 
 
+@torch.no_grad()
 def with_adapter(shape: Shape) -> FluxTransformer2DModel:
     """Return the same FLUX with our layers, every weight moved."""
     transformer = bare(shape)

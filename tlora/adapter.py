@@ -5,6 +5,7 @@ length of that call; a layer with rank masking on that is asked to run without o
 """
 
 import itertools
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from tlora.adapter_config import TLoRAConfig
 from tlora.errors import InjectionError, MaskError
 from tlora.quantise import plain_weight
 from tlora.singular_vectors import full_triplets, principal_triplets, random_triplets
+
+if TYPE_CHECKING:
+    from tlora.sharing import SharedInput
 
 
 class _MaskedLayer(nn.Module):
@@ -52,11 +56,7 @@ class _MaskedLayer(nn.Module):
         """
         if self.is_merged:
             return self.base(x)
-        out: Tensor = self.base(x)
-        update = self._update(self.dropout(x))
-        if torch.is_grad_enabled() or out.dtype != update.dtype:
-            return out + update
-        return out.add_(update)  # the same bits; a third tensor of this size would cost more than the update's arithmetic
+        return self._updated(self.base(x), self.dropout(x))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return up (out, n) and down (n, in), detached, whose product is the whole update at scale 1, alpha / rank included."""
@@ -67,6 +67,13 @@ class _MaskedLayer(nn.Module):
         up, down = self.factors()
         kept = torch.arange(up.shape[1], device=up.device) % self.cfg.rank < rank  # ortho factors are learnt beside initial
         return up[:, kept], down[kept]
+
+    def _updated(self, out: Tensor, x: Tensor) -> Tensor:
+        """Return the base's output plus the update for this input; without gradients, in the place of the former."""
+        update = self._update(x)
+        if torch.is_grad_enabled() or out.dtype != update.dtype:
+            return out + update
+        return out.add_(update)  # the same bits; a third tensor of this size would cost more than the update's arithmetic
 
     def _update(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -99,6 +106,8 @@ class TLoRALinear(_MaskedLayer):
         self, base: nn.Module, cfg: TLoRAConfig, generator: torch.Generator | None = None, *, initialise: bool = True
     ) -> None:
         super().__init__(base, cfg)
+        self.shared: "SharedInput | None" = None  # set by sharing.py, with this layer's place among those that share
+        self.place = 0
         inside, outside = features_of(base, cfg)
         self.down = nn.Linear(inside, cfg.rank, bias=False)
         self.up = nn.Linear(cfg.rank, outside, bias=False)
@@ -111,9 +120,24 @@ class TLoRALinear(_MaskedLayer):
         """Return up and down; n is the rank."""
         return self.up.weight.detach() * (self.cfg.alpha / self.cfg.rank), self.down.weight.detach()
 
+    def _updated(self, out: Tensor, x: Tensor) -> Tensor:
+        ranks = self._ranks(x)
+        if out.dtype != ranks.dtype:
+            return out + self._raised(ranks)
+        rows, up = out.reshape(-1, out.shape[-1]), self.up.weight.to(ranks.dtype).t()
+        thin = ranks.reshape(-1, ranks.shape[-1])  # one product that adds: the update itself is never written
+        return (torch.addmm(rows, thin, up) if torch.is_grad_enabled() else rows.addmm_(thin, up)).view(out.shape)
+
     def _update(self, x: Tensor) -> Tensor:
-        hidden = self._gate(F.linear(x, self.down.weight.to(x.dtype)))
-        return F.linear(hidden, self.up.weight.to(x.dtype))
+        return self._raised(self._ranks(x))
+
+    def _ranks(self, x: Tensor) -> Tensor:
+        if self.shared is not None and self.shared.is_open:
+            return self.shared.project(self.place, x, self._gate)
+        return self._gate(F.linear(x, self.down.weight.to(x.dtype)))
+
+    def _raised(self, ranks: Tensor) -> Tensor:
+        return F.linear(ranks, self.up.weight.to(ranks.dtype))
 
 
 class OrthoTLoRALinear(_MaskedLayer):

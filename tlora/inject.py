@@ -20,6 +20,7 @@ from tlora.adapter import OrthoTLoRALinear, TLoRALinear, build_layer, device_of,
 from tlora.adapter_config import TLoRAConfig
 from tlora.errors import InjectionError
 from tlora.settings import nearest
+from tlora.sharing import SharedInput, share_inputs, shared_inputs
 
 Layer = TLoRALinear | OrthoTLoRALinear
 Masks = Tensor | tuple[Tensor | None, ...] | None
@@ -61,8 +62,10 @@ def inject_tlora_into_transformer(
     for name, layer in layers.items():
         layer.slot = slot
         transformer.set_submodule(name, layer)
-    for block in _blocks(transformer):
+    share_inputs(layers)
+    for block in blocks_of(transformer):
         block.__dict__["_tlora_layers"] = list(adapter_layers(block).values())  # a walk at every call would cost milliseconds
+        block.__dict__["_tlora_shared"] = shared_inputs(block.__dict__["_tlora_layers"])
     patch_transformer_forward_for_joint_attention_kwargs(transformer)
     transformer.__dict__.setdefault("_tlora_thawed", thawed)
     return len(layers)
@@ -114,8 +117,9 @@ def eject_tlora_from_transformer(transformer: nn.Module) -> int:
         handle.remove()
     for name in ("_tlora_sigma_mask", "_tlora_scale"):
         transformer.__dict__.pop(name, None)
-    for block in _blocks(transformer):
+    for block in blocks_of(transformer):
         block.__dict__.pop("_tlora_layers", None)
+        block.__dict__.pop("_tlora_shared", None)
     _thaw(transformer.__dict__.pop("_tlora_thawed", []))
     return len(layers)
 
@@ -130,10 +134,16 @@ def patch_transformer_forward_for_joint_attention_kwargs(transformer: nn.Module)
     transformer._tlora_sigma_mask = None  # type: ignore[assignment]
     transformer._tlora_scale = 1.0  # type: ignore[assignment]
     handles = [transformer.register_forward_pre_hook(_fill_attention_kwargs, with_kwargs=True)]
-    for block in _blocks(transformer):
+    for block in blocks_of(transformer):
         handles.append(block.register_forward_pre_hook(_arm_layers, with_kwargs=True))
         handles.append(block.register_forward_hook(_disarm_layers, always_call=True))  # a recompute ends by an exception
     transformer.__dict__["_tlora_hooks"] = handles
+
+
+def blocks_of(transformer: nn.Module) -> Iterator[nn.Module]:
+    """Yield the transformer's blocks in the order in which they run."""
+    for name in BLOCK_LISTS:
+        yield from transformer.get_submodule(name).children()
 
 
 def adapter_layers(module: nn.Module) -> dict[str, Layer]:
@@ -151,11 +161,6 @@ def mask_and_scale(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tenso
     """Return what a call of the transformer carries, for hooks that run after `patch_...` has completed it."""
     given = _attention_kwargs(args, kwargs, _TRANSFORMER_POSITION)
     return given.get("sigma_mask"), float(given.get(_SCALE_KEY, 1.0))
-
-
-def _blocks(transformer: nn.Module) -> Iterator[nn.Module]:
-    for name in BLOCK_LISTS:
-        yield from transformer.get_submodule(name).children()
 
 
 def _build_layers(transformer: nn.Module, targets: Sequence[str], cfg: TLoRAConfig, seed: int | None) -> dict[str, Layer]:
@@ -208,6 +213,8 @@ def _arm_layers(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     mask, scale = given.pop("sigma_mask", None), given.pop(_SCALE_KEY, 1.0)
     for layer in _layers_of(block):
         layer.arm(_of_slot(mask, layer.slot), _of_slot(scale, layer.slot))
+    for shared in _shared_of(block):
+        shared.open()
     return _with_attention_kwargs(args, kwargs, _BLOCK_POSITION, given)
 
 
@@ -237,8 +244,15 @@ def _with_attention_kwargs(
 def _disarm_layers(block: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
     for layer in _layers_of(block):
         layer.arm(None, 1.0)
+    for shared in _shared_of(block):
+        shared.close()
 
 
 def _layers_of(block: nn.Module) -> list[Layer]:
     layers: list[Layer] = block.__dict__.get("_tlora_layers", [])
     return layers
+
+
+def _shared_of(block: nn.Module) -> list[SharedInput]:
+    shared: list[SharedInput] = block.__dict__.get("_tlora_shared", [])
+    return shared

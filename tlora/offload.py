@@ -11,6 +11,7 @@ from accelerate import cpu_offload
 from torch import nn
 
 from tlora.inject import BLOCK_LISTS
+from tlora.sharing import stop_sharing
 
 PATIENCE = 15.0  # seconds before a wait is mentioned, and between mentions
 LAYERS = ["TLoRALinear", "OrthoTLoRALinear"]  # they use their weights without calling the modules that hold them
@@ -72,6 +73,7 @@ def offload_layer_by_layer(transformer: nn.Module, device: torch.device, waits: 
         device: Where it computes.
         waits: Told of each block.
     """
+    stop_sharing(transformer)
     cpu_offload(transformer, device, preload_module_classes=LAYERS)
     for name in BLOCK_LISTS:
         for number, block in enumerate(transformer.get_submodule(name).children()):
