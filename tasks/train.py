@@ -126,7 +126,10 @@ class _Outputs:
             _say(f"relative weight change of {kind}: {share:.4%}")
         last = self.run.last_line()
         write_json(self.report / "summary.json", {"steps": training.step, "last_loss": last["loss"], "relative_change": change})
-        write_json(self.report / "run.json", {**self.record, "peak_memory": training.memory.peaks})
+        mfu = self.run.usual_mfu()
+        measured = {"peak_memory": training.memory.peaks, "mfu": mfu, "matmul_rate": training.matmul_rate}
+        write_json(self.report / "run.json", {**self.record, **measured})
+        _say(f"mfu: {mfu:.0%} of the {training.matmul_rate / 1e12:.3g} TFLOP/s that a large product reaches here")
         _say(f"peak of memory by phase: {training.memory}")
         _say(f"{training.step} steps done, adapters in {self.adapters}")
 
@@ -232,7 +235,7 @@ def _train_to_the_end(
     with Progress("train", steps, training.step) as progress:
         for report in training.steps(views, views.shapes(), captions.read):
             line = outputs.run.record(report)
-            progress.advance(f"loss {report.loss:.4f}")
+            progress.advance(f"loss {report.loss:.4f}, mfu {report.mfu:.0%},")
             watch.judge(report.step)
             outputs.keep(training)
             watch.show(line)

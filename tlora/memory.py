@@ -6,6 +6,7 @@ that are adapted. Lengths are counted in widths of the model, per token.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,9 +208,12 @@ def _smaller(settings: TrainingSettings, load: Workload, keys: Keys) -> Iterator
         words.append(word)
         return ", ".join(words), settings, load
 
-    if not settings.loop.gradient_checkpointing:
-        settings = dataclasses.replace(settings, loop=dataclasses.replace(settings.loop, gradient_checkpointing=True))
-        yield changed(f"{keys.checkpointing}: true")
+    for every in (4, 2, 1):
+        if every < (settings.loop.recompute_every or math.inf):
+            loop = dataclasses.replace(settings.loop, gradient_checkpointing=True if every == 1 else every)
+            settings = dataclasses.replace(settings, loop=loop)
+            words.clear()
+            yield changed(f"{keys.checkpointing}: {'true' if every == 1 else every}")
     batch, micro_steps = settings.loop.train_batch_size, settings.loop.gradient_accumulation_steps
     kept = list(words)
     for smaller in (n for n in range(batch - 1, 0, -1) if batch % n == 0):
@@ -243,13 +247,19 @@ def _activation_bytes(shape: FluxShape, settings: TrainingSettings, targets: Seq
     double = _kept_by_block(_DOUBLE, ("image", "text"), settings, targets, load)
     single = _kept_by_block(_SINGLE, ("all",), settings, targets, load)
     of_double, of_single = (sum(tokens[stream] * kept for stream, kept in block.items()) for block in (double, single))
-    passing = _PASSING * tokens["all"]
-    if settings.loop.gradient_checkpointing:
-        entries = (shape.double_blocks + shape.single_blocks) * tokens["all"]
-        widths = entries + max(of_double * (shape.double_blocks > 0), of_single * (shape.single_blocks > 0)) + passing
-    else:
-        widths = shape.double_blocks * of_double + shape.single_blocks * of_single + passing
+    blocks = [of_double] * shape.double_blocks + [of_single] * shape.single_blocks
+    widths = _most_held(blocks, tokens["all"], settings.loop.recompute_every) + _PASSING * tokens["all"]
     return widths * shape.width * settings.loop.train_batch_size * _activation_size(load)
+
+
+def _most_held(blocks: Sequence[float], entry: float, recompute_every: int) -> float:
+    """Return the most that blocks hold at once, of what each keeps; of a recomputed one all but its entry is there in turns."""
+    held = most = 0.0
+    for number, kept in enumerate(blocks):  # when backward reaches a block, all before it are still held
+        recomputed = recompute_every > 0 and number % recompute_every == 0
+        most = max(most, held + (entry if recomputed else 0) + kept)
+        held += entry if recomputed else kept
+    return most
 
 
 def _kept_by_block(

@@ -6,6 +6,7 @@ Whoever runs may lose the outputs in between (DVC deletes them first), so output
 
 import json
 import shutil
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ class RunFolder:
             "grad_norm": report.grad_norm,
             "active_rank": report.active_rank,
             "seconds": round(report.seconds, 4),
+            "mfu": round(report.mfu, 4),
         }
         if self._writes:
             with self.log.open("a", encoding="utf-8") as file:
@@ -87,6 +89,11 @@ class RunFolder:
     def last_line(self) -> dict[str, float]:
         """Return the last step of the log."""
         return dict(json.loads(self.log.read_text(encoding="utf-8").splitlines()[-1]))
+
+    def usual_mfu(self) -> float:
+        """Return the median over the log's steps: what resuming and warming up cost does not count."""
+        lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines())
+        return statistics.median(line["mfu"] for line in lines)
 
     def save_state(self, training: Training) -> None:
         """Write a state and drop the oldest beyond those kept."""

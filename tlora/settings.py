@@ -105,9 +105,12 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise SettingsError(f"{where}: must be one of {', '.join(map(str, options))}, got {value!r}")
         return value
     if origin is Union or type(hint).__name__ == "UnionType":
-        if value is None and type(None) in options:
+        plain = [option for option in options if option is not type(None)]
+        if value is None and len(plain) < len(options):
             return None
-        return _convert(value, next(o for o in options if o is not type(None)), where)
+        if bool in plain and not isinstance(value, (bool, int)):
+            raise SettingsError(f"{where}: must be true, false or a whole number, got {value!r}")
+        return _convert(value, bool if bool in plain and isinstance(value, bool) else plain[-1], where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise SettingsError(f"{where}: must be a list, got {value!r}")

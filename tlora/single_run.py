@@ -207,7 +207,7 @@ def _train_to_the_end(run: _Run, checkpointing_steps: int, stop: StopRequest) ->
     with Progress("train", steps, training.step) as progress:
         for report in training.steps(run.views, _shapes(run.views), run.read_prompts):
             run.folder.record(report)
-            progress.advance(f"loss {report.loss:.4f}")
+            progress.advance(f"loss {report.loss:.4f}, mfu {report.mfu:.0%},")
             checkpoint = report.step % checkpointing_steps == 0
             if checkpoint:
                 described = dataclasses.replace(run.metadata, step=report.step)
@@ -227,4 +227,6 @@ def _finish(run: _Run, say: Say) -> None:
     run.folder.publish(run.output, run.output)
     changes = relative_change(run.training.transformer)
     say(f"relative weight change: {', '.join(f'{kind} {share:.3%}' for kind, share in changes.items())}")
+    rate = run.training.matmul_rate
+    say(f"mfu: {run.folder.usual_mfu():.0%} of the {rate / 1e12:.3g} TFLOP/s that a large product reaches here")
     say(f"{run.training.step} steps done, adapters in {run.output}")

@@ -16,9 +16,11 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tlora.blocks import recompute_blocks
 from tlora.checkpoint import adapter_tensors
 from tlora.data import LatentItem
 from tlora.errors import SettingsError, TrainingError
+from tlora.flops import matmul_rate, step_cost
 from tlora.freezing import freeze_ranks
 from tlora.inject import adapter_layers, tlora_parameters
 from tlora.latents import PATCH
@@ -43,6 +45,7 @@ class StepReport:
         grad_norm: Norm of the gradient before clipping.
         active_rank: Mean active rank over the samples.
         seconds: Wall time.
+        mfu: Model FLOPs of this process's samples in that time, as a share of the matmul rate measured on its device.
     """
 
     step: int
@@ -51,6 +54,7 @@ class StepReport:
     grad_norm: float
     active_rank: float
     seconds: float
+    mfu: float
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,16 @@ class Training:
         wanted, have = settings.loop.gradient_accumulation_steps, accelerator.gradient_accumulation_steps
         if wanted != have:
             raise SettingsError(f"gradient_accumulation_steps is {wanted} but the accelerator's is {have}")
-        if settings.loop.gradient_checkpointing:
-            transformer.enable_gradient_checkpointing()  # type: ignore[operator]
+        if settings.loop.recompute_every:
+            recompute_blocks(transformer, settings.loop.recompute_every)
         transformer.train()
         self._optimizer = build_optimizer(self.parameters, settings.optimizer)
         self._prepared, self.optimizer = accelerator.prepare(transformer, self._optimizer)
         self._average = [p.detach().clone() for p in self.parameters] if settings.loop.ema_decay else []
         self._schedule = settings.adapter.schedule(MAX_TIMESTEP)
+        self._cost, self._text_tokens = step_cost(transformer), 0
+        computed_in = torch.bfloat16 if accelerator.mixed_precision == "bf16" else transformer.dtype
+        self.matmul_rate = matmul_rate(accelerator.device, computed_in)
         self.memory = memory or PeakMemory(accelerator.device)
 
     def steps(
@@ -128,7 +135,9 @@ class Training:
             loss, norm = self._optimise(samples, int(ranks.max()), read_prompts)
             rate = learning_rate(self.settings.optimizer, self.step, loop.max_train_steps)
             self.step += 1
-            yield StepReport(self.step, loss, rate, norm, ranks.float().mean().item(), time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            mfu = self._cost.flops(len(samples), tokens, self._text_tokens) / seconds / self.matmul_rate
+            yield StepReport(self.step, loss, rate, norm, ranks.float().mean().item(), seconds, mfu)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return everything that continuing needs, as tensors and strings; copy them before the next step."""
@@ -223,6 +232,7 @@ class Training:
         noise = torch.stack([s.noise for s in batch]).to(device)
         sigma = torch.cat([s.sigma for s in batch])
         embeds, pooled = read_prompts([s.caption for s in batch])
+        self._text_tokens = embeds.shape[1]
         mask = self._schedule.mask(sigma * MAX_TIMESTEP) if self.settings.adapter.enable_rank_masking else None
         prediction = predict_velocity(
             self._prepared,

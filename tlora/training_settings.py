@@ -16,7 +16,8 @@ class LoopSettings:
         train_batch_size: Samples of one micro-step on one device.
         gradient_accumulation_steps: Micro-steps of one optimizer step.
         seed: Seed of everything random.
-        gradient_checkpointing: Recompute activations in backward: less memory, about a third more time.
+        gradient_checkpointing: Recompute activations in backward: less memory, more time. True recomputes every block (about a
+            third more time), n every n-th one, False none.
         caption_dropout: Share of samples trained with an empty caption, 0 to below 1.
         freeze_masked_ranks: Leave ranks that no sample of a step used untouched by momentum and decay. Off is the paper's way.
         ema_decay: Decay of a running average of the adapter, which is then what is saved; 0 keeps none.
@@ -26,7 +27,7 @@ class LoopSettings:
     seed: int = 0
     train_batch_size: int = 1
     gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: bool | int = True
     caption_dropout: float = 0.0
     freeze_masked_ranks: bool = False
     ema_decay: float = 0.0
@@ -39,11 +40,20 @@ class LoopSettings:
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.gradient_checkpointing < 0:
+            raise ValueError(
+                f"gradient_checkpointing must be true, false or a number of blocks, got {self.gradient_checkpointing}"
+            )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be in 0..2**63 - 1, got {self.seed}")
         for name, share in (("caption_dropout", self.caption_dropout), ("ema_decay", self.ema_decay)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {share}")
+
+    @property
+    def recompute_every(self) -> int:
+        """Of how many blocks one is recomputed in backward; 0: none is."""
+        return int(self.gradient_checkpointing)
 
 
 @dataclass(frozen=True)

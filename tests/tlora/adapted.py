@@ -23,9 +23,11 @@ EVERY_SUFFIX = (
 MASKS = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
 
 
-def adapted(cfg: TLoRAConfig = CFG, suffixes: tuple[str, ...] = EVERY_SUFFIX, guidance: bool = True) -> nn.Module:
+def adapted(
+    cfg: TLoRAConfig = CFG, suffixes: tuple[str, ...] = EVERY_SUFFIX, guidance: bool = True, blocks: int = 2
+) -> nn.Module:
     """Return a tiny FLUX with an adapter whose every weight has moved, as training would move it."""
-    transformer = tiny_transformer(guidance)
+    transformer = tiny_transformer(guidance, blocks=blocks)
     inject_tlora_into_transformer(transformer, suffixes, cfg)
     source = torch.Generator().manual_seed(5)
     with torch.no_grad():

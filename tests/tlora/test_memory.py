@@ -90,7 +90,9 @@ def test_what_fits_is_said_without_a_warning() -> None:
 @pytest.mark.parametrize(
     ("available", "loop", "advice"),
     [
-        (40e9, {}, "set train.gradient_checkpointing: true, which needs about "),
+        (40e9, {}, "set train.gradient_checkpointing: 4, which needs about "),
+        (36e9, {}, "set train.gradient_checkpointing: 2, which needs about "),
+        (30e9, {"gradient_checkpointing": 2}, "set train.gradient_checkpointing: true, which needs about "),
         (
             26e9,
             {"train_batch_size": 8, "gradient_checkpointing": True},
@@ -120,3 +122,10 @@ def test_what_does_not_fit_comes_with_the_smallest_change_that_does(
     tight = plan(available, **loop)
     assert tight.line().startswith("warning: memory: about ")
     assert tight.advice().startswith(advice)
+
+
+def test_the_fewer_blocks_are_recomputed_the_more_is_held() -> None:
+    needed = [plan(80e9, gradient_checkpointing=every).estimate().activations for every in (True, 2, 4, False)]
+    assert needed == sorted(needed)
+    assert needed[3] / needed[0] > 5
+    assert needed[1] / needed[3] == pytest.approx(0.55, abs=0.05)  # half of the blocks, and the entries of the others

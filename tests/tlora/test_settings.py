@@ -32,6 +32,13 @@ class Settings:
             raise ValueError(f"rate must be positive, got {self.rate}")
 
 
+@dataclass(frozen=True)
+class Dial:
+    """A switch with steps between off and on."""
+
+    every: bool | int
+
+
 GIVEN = {"width": 8, "names": ["a", "b"], "rate": 0.5, "mode": "fast", "flip": True, "limit": 3}
 EXPECTED = Settings(Shape(8, ("a", "b")), 0.5, "fast", True, 3)
 
@@ -76,6 +83,13 @@ def test_null_is_taken_only_where_nothing_is_a_value() -> None:
     assert parse("limit: null").limit is None
     with pytest.raises(SettingsError, match="width: must be a whole number, got None"):
         parse("width: null")
+
+
+def test_a_switch_with_steps_takes_true_false_and_numbers_and_says_what_it_cannot_take() -> None:
+    taken = [parse_settings(Dial, {"every": value}, "x").every for value in (True, False, 2)]
+    assert [(value, type(value)) for value in taken] == [(True, bool), (False, bool), (2, int)]
+    with pytest.raises(SettingsError, match=r"^x\.every: must be true, false or a whole number, got 'all'$"):
+        parse_settings(Dial, {"every": "all"}, "x")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""How much of what the device can do a training step does: MFU, the share of the matmul rate that is measured here.
+
+Model FLOPs are what the step needs, however it is carried out: the products of the forward, those of the backward to the
+activations (the base is frozen: its weights get no gradient), and attention; of the adapter, those of its weights' gradients too.
+What gradient checkpointing computes again does not count, so it shows as a lower share.
+"""
+
+import functools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlora.inject import BLOCK_LISTS, adapter_layers, blocks_of
+
+_PROBE_SECONDS = 0.3
+_PROBE_SIDE = {"cuda": 8192, "cpu": 1024}
+_OF_TEXT = (".add_", ".to_add_out", ".ff_context.")
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """FLOPs of a forward and a backward, by what they grow with.
+
+    Args:
+        image: Of each image token.
+        text: Of each text token.
+        sample: Of each sample, whatever its tokens: modulation.
+        pair: Of each pair of tokens, image and text alike: attention.
+    """
+
+    image: float
+    text: float
+    sample: float
+    pair: float
+
+    def flops(self, samples: int, image_tokens: int, text_tokens: int) -> float:
+        """Return the FLOPs of a micro-step."""
+        tokens = image_tokens * self.image + text_tokens * self.text
+        return samples * (tokens + self.sample + self.pair * (image_tokens + text_tokens) ** 2)
+
+
+def step_cost(transformer: nn.Module) -> StepCost:
+    """Count what a FLUX transformer multiplies, its adapters included."""
+    cost = {"image": 0.0, "text": 0.0, "sample": 0.0}
+    adapters = adapter_layers(transformer)
+    for name, module in transformer.named_modules():
+        if name in adapters or not hasattr(module, "in_features"):
+            continue
+        flops = 2.0 * int(module.in_features) * int(module.out_features) * _passes(name, module)
+        for stream in _streams(name):
+            cost[stream] += flops
+    config: Any = transformer.config
+    width = int(config.num_attention_heads * config.attention_head_dim)
+    return StepCost(**cost, pair=12.0 * width * len(list(blocks_of(transformer))))  # 4 in forward, 8 in backward
+
+
+@functools.cache
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a large square product, the best of about a third of a second; once for each process."""
+    side = _PROBE_SIDE.get(device.type, _PROBE_SIDE["cpu"])
+    source = torch.Generator(device).manual_seed(0)
+    square = torch.randn(side, side, generator=source, device=device).to(dtype)
+    _seconds(square)  # the first one also starts threads and loads kernels
+    best, started = _seconds(square), time.perf_counter()
+    while time.perf_counter() - started < _PROBE_SECONDS:
+        best = min(best, _seconds(square))
+    return 2.0 * side**3 / best
+
+
+def _seconds(square: Tensor) -> float:
+    started = time.perf_counter()
+    square @ square
+    if square.is_cuda:
+        torch.cuda.synchronize(square.device)
+    return time.perf_counter() - started
+
+
+def _passes(name: str, module: nn.Module) -> int:
+    """Return how often a Linear's product is taken: forward, to the input, and to its own weight if that learns."""
+    if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+        return 3
+    return 2 if _streams(name) != ["sample"] and name.split(".")[0] in (*BLOCK_LISTS, "proj_out") else 1
+
+
+def _streams(name: str) -> list[str]:
+    """Return what the rows of a Linear's input are."""
+    if "norm" in name or "time_text_embed" in name:
+        return ["sample"]
+    if name.startswith("single_"):
+        return ["image", "text"]
+    return ["text"] if name.startswith("context_embedder") or any(part in name for part in _OF_TEXT) else ["image"]
