@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.entities import Param
 
 from tasks.promotion import PromoteSettings
 from tasks.tracking.promotion import fetch_adapter, judge
@@ -64,6 +65,8 @@ def test_a_champion_that_was_measured_otherwise_is_measured_anew_by_the_command_
     challenger = store.client.get_model_version(MODEL, "1")
     store.client.set_model_version_tag(MODEL, "1", "recommended", "true")  # whatever the evaluation thinks of two steps
     run = store.client.create_run(store.experiment_id).info
+    settings = store.client.get_run(challenger.run_id).data.params
+    store.client.log_batch(run.run_id, params=[Param(name, value) for name, value in settings.items()])
     store.client.log_artifacts(run.run_id, str(fetch_adapter(store, challenger, tmp_path)), "adapter/artifacts/final")
     tags = challenger.tags | {"evaluation.prompts": "yesterday's"}
     champion = store.client.create_model_version(MODEL, f"{run.artifact_uri}/adapter", run.run_id, tags=tags)
