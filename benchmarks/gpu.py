@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.measure import machine, take_turns
 from benchmarks.sampling import ATTENTION
 from tlora.adapter_config import TLoRAConfig
-from tlora.blocks import recompute_blocks
+from tlora.blocks import compile_blocks, recompute_blocks
 from tlora.flops import matmul_rate, step_cost
 from tlora.inject import inject_tlora_into_transformer
 from tlora.noise import MAX_TIMESTEP
@@ -164,7 +164,7 @@ def stepper(place: Place, transformer: FluxTransformer2DModel, case: Case, name:
     if case.recomputed:
         recompute_blocks(transformer, case.recomputed)
     if case.is_compiled:
-        transformer.compile_repeated_blocks(backend=place.backend)
+        compile_blocks(transformer, place.backend)
     learning = [p for p in transformer.parameters() if p.requires_grad]
     optimizer = build_optimizer(learning, OptimizerSettings(learning_rate=1e-5)) if learning else None
     inputs, target = inputs_of(place, transformer, case)

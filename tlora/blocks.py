@@ -1,4 +1,4 @@
-"""Which of the blocks backward recomputes."""
+"""How the blocks are run in training: which of them backward recomputes, and whether they are compiled."""
 
 from typing import Any
 
@@ -21,3 +21,13 @@ def recompute_blocks(transformer: nn.Module, every: int) -> None:
         return checkpoint(block, *arguments, use_reentrant=False) if id(block) in chosen else block(*arguments)
 
     transformer.enable_gradient_checkpointing(run)  # type: ignore[operator]
+
+
+def compile_blocks(transformer: nn.Module, backend: str = "inductor") -> None:
+    """Compile the blocks, one graph for all of a kind, whatever mask, timestep and picture size come.
+
+    Args:
+        transformer: A FLUX transformer of diffusers, with its adapter.
+        backend: Of torch.compile.
+    """
+    transformer.compile_repeated_blocks(backend=backend)  # type: ignore[operator]

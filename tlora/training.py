@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tlora.blocks import recompute_blocks
+from tlora.blocks import compile_blocks, recompute_blocks
 from tlora.checkpoint import adapter_tensors
 from tlora.data import LatentItem
 from tlora.errors import SettingsError, TrainingError
@@ -99,6 +99,8 @@ class Training:
             raise SettingsError(f"gradient_accumulation_steps is {wanted} but the accelerator's is {have}")
         if settings.loop.recompute_every:
             recompute_blocks(transformer, settings.loop.recompute_every)
+        if settings.loop.compile:
+            compile_blocks(transformer)
         transformer.train()
         self._optimizer = build_optimizer(self.parameters, settings.optimizer)
         self._prepared, self.optimizer = accelerator.prepare(transformer, self._optimizer)

@@ -18,6 +18,7 @@ class LoopSettings:
         seed: Seed of everything random.
         gradient_checkpointing: Recompute activations in backward: less memory, more time. True recomputes every block (about a
             third more time), n every n-th one, False none.
+        compile: Compile the blocks with torch.compile.
         caption_dropout: Share of samples trained with an empty caption, 0 to below 1.
         freeze_masked_ranks: Leave ranks that no sample of a step used untouched by momentum and decay. Off is the paper's way.
         ema_decay: Decay of a running average of the adapter, which is then what is saved; 0 keeps none.
@@ -28,6 +29,7 @@ class LoopSettings:
     train_batch_size: int = 1
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool | int = True
+    compile: bool = False
     caption_dropout: float = 0.0
     freeze_masked_ranks: bool = False
     ema_decay: float = 0.0
