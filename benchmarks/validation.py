@@ -27,7 +27,7 @@ from pocket.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 
 ROOT = Path(__file__).parents[1]
 REAL, SMALL = (1024, 768), (256, 192)
-ROWS = ((1000, REAL), (1000, SMALL), (5000, SMALL), (20_000, SMALL))
+ROWS = ((1000, REAL), (5000, REAL), (1000, SMALL), (5000, SMALL), (20_000, SMALL))
 SMOKE_ROWS = ((20, (512, 384)), (80, (64, 48)))
 QUALITY = 90
 NOISE = 6.0  # grey levels, as of a camera: JPEG of smooth pictures is decoded too fast to compare with
