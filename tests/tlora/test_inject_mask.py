@@ -1,5 +1,6 @@
 """Whose mask arrives where, whoever recomputes what and when: a wrong one trains and draws without complaint."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def _check_own_mask(process: int, store: str) -> None:
         assert not torch.equal(output, outputs[1 - process])
         for shared, one, two in zip(gradients(transformer, output.square().sum()), *alone, strict=True):
             torch.testing.assert_close(shared, (one + two) / 2)
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # freeing a process group can wait for ever for a thread of gloo's that waits for Python
 
 
 @pytest.mark.slow

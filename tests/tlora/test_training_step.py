@@ -118,4 +118,4 @@ def _train_in_parallel(process: int, port: int, file: Path) -> None:
     run(training)
     if process == 0:
         save_file(weights(training), file)
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # freeing a process group can wait for ever for a thread of gloo's that waits for Python
