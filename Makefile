@@ -86,5 +86,5 @@ pocket: setup ## build the embedded base model and its evaluators anew, in hours
 pocket-gpu: setup ## the same on a GPU, with more pictures and steps
 	python -m pocket --device cuda --work .state/pocket-gpu
 
-compare: pull ## LoRA against T-LoRA at equal fidelity: about an hour, resumable; writes docs/comparison.md
+compare: pull ## LoRA against T-LoRA at equal fidelity: about half an hour on two cores, resumable; writes docs/comparison.md
 	python -m benchmarks.comparison

@@ -52,7 +52,7 @@ def write_album(folder: Path, groups: Mapping[str, Mapping[str, Rows]], prompts:
     for group, columns in groups.items():
         for column, rows in columns.items():
             for p, row in enumerate(rows):
-                for seed, picture in zip(seeds, row, strict=False):
+                for seed, picture in zip(seeds[: len(row)], row, strict=True):
                     _save(picture, folder / group / column / _name(p, seed))
     index = {"prompts": list(prompts), "seeds": list(seeds), "groups": {name: list(columns) for name, columns in groups.items()}}
     write_json(folder / _INDEX, index)
