@@ -12,7 +12,7 @@ from tasks.pages.page import Section, escape, render_page, table
 from tlora.concept import Concept
 from tlora.views import ViewSettings, views_of
 
-_MOST_PICTURES = 300  # on the contact sheet, 1 MB of thumbnails
+_MOST_PICTURES = 300  # on the contact sheet, 2 MB of thumbnails
 _MOST_ROWS = 1000
 _SHAPES = ((1, 2), (9, 16), (2, 3), (3, 4), (4, 5), (1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1))
 _SIDES = (64, 128, 256, 512, 1024, 2048, 4096)

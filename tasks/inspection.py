@@ -26,7 +26,7 @@ from tlora.loss_mask import decode_mask
 from tlora.pictures import caption_path, decode_bytes, decode_caption, mask_path, picture_digest, read_picture
 from tlora.quality import contrast, middle, overview, perceptual_hash, sharpness
 
-THUMBNAIL_SIDE = 112
+THUMBNAIL_SIDE = 112  # pixels of the longer side, or up to twice as many
 _THUMBNAIL_QUALITY = 75
 
 
@@ -125,9 +125,10 @@ def _refuse(refused: Refused) -> Look:
 
 
 def _read_caption(path: Path) -> tuple[str | None, Note | None]:
-    file = caption_path(path)
     try:
-        return decode_caption(file.read_bytes()) if file.is_file() else None, None
+        return decode_caption(caption_path(path).read_bytes()), None
+    except (FileNotFoundError, IsADirectoryError):
+        return None, None
     except Refused as refused:
         return None, Note("caption_encoding", refused.reason, refused.remedy)
 
@@ -145,8 +146,6 @@ def _look_at_mask(picture: Path, size: tuple[int, int]) -> tuple[str, Note | Non
 
 
 def _thumbnail(picture: Image.Image) -> bytes:
-    shrink = min(1.0, THUMBNAIL_SIDE / max(picture.size))
-    width, height = (max(1, round(side * shrink)) for side in picture.size)
     buffer = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.BOX).save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+    picture.reduce(max(1, max(picture.size) // THUMBNAIL_SIDE)).save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
     return buffer.getvalue()

@@ -29,7 +29,8 @@ from tlora.data import INDEX, LatentCache, PromptCache
 from tlora.device import hold_device
 from tlora.errors import OutOfMemoryError
 from tlora.inject import inject_tlora_into_transformer, require_targets
-from tlora.memory import MemoryPlan, Workload, explained_memory
+from tlora.memory import Workload
+from tlora.memory_plan import MemoryPlan, explained_memory
 from tlora.model import choose_device, load_scheduler, load_transformer, outline_transformer
 from tlora.noise import MAX_TIMESTEP
 from tlora.peak_memory import PeakMemory, free_bytes

@@ -117,7 +117,7 @@ def _examine(
         paths = list_pictures(data)
         looking = inspect_pictures(paths, views.resolution, looks, settings.engine)
         first = next(looking)  # the processes are there, so what is imported from here on is in none of them
-        tokenizers = aside.submit(load_tokenizers, model, text.max_sequence_length)
+        tokenizers = aside.submit(load_tokenizers, model, text.max_sequence_length, state_folder("cache", "tokenizers"))
         inspections = _collect(chain([first], looking), len(paths))
     split, findings = _split(inspections, concept)
     held_out = {item.picture for item in split.held_out.items}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - the three formats that pillow does not know unasked
 
 from tlora.colour import Note, Refused, to_srgb
 from tlora.errors import PictureError
@@ -218,7 +218,6 @@ def _first_file(names: Iterable[str]) -> Path | None:
 
 
 def _open(data: bytes) -> Image.Image:
-    Image.init()  # without it pillow knows only the most common five of the formats
     try:
         return open_heif(data, MAX_PIXELS) if is_heif(data) else Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tlora.latents import PATCH
-from tlora.memory import QUANTISATIONS, MemoryPlan
+from tlora.memory import QUANTISATIONS
+from tlora.memory_plan import MemoryPlan
 
 USABLE = 0.9  # of a card; the rest is for the driver, for fragments, and for what the estimate errs by
-_RECOMPUTED = (False, True)  # the fastest first
+_RECOMPUTED = (False, 4, 2, True)  # the fastest first
 _PARTS = (1, 2, 4)  # of the resolution that is asked for
 _WHY = {
     "none": "the base fits as it is",
@@ -32,8 +33,11 @@ class Preset:
 
     def reason(self) -> str:
         """Return in a line why it is this."""
-        recomputed = "activations are recomputed" if self.plan.settings.loop.gradient_checkpointing else "nothing is recomputed"
-        return f"{_WHY[self.plan.load.quantisation]}; {recomputed}"
+        every = self.plan.settings.loop.recompute_every
+        blocks = {0: "nothing is", 1: "every block is"}.get(
+            every, f"every {every}th block is" if every > 2 else "every other block is"
+        )
+        return f"{_WHY[self.plan.load.quantisation]}; {blocks} recomputed"
 
     def lines(self) -> Iterator[str]:
         """Yield the lines to set, as YAML."""

@@ -16,7 +16,7 @@ _HASH_SIDE = 32
 _HASH_FREQUENCIES = 8
 _OVERVIEW_SIDE = 128
 _STRIDE = 3  # coarser, and the likeness of two copies is lost in gravel, plaster and other fine texture
-_MIDDLE_SIDE = 256
+_MIDDLE_SIDE = 192
 
 
 def overview(picture: Image.Image) -> Image.Image:
@@ -32,7 +32,7 @@ def overview(picture: Image.Image) -> Image.Image:
 
 
 def middle(picture: Image.Image, resolution: int) -> Image.Image:
-    """Return the middle of the picture in grey, as large as training sees it: a square of at most 256 pixels.
+    """Return the middle of the picture in grey, as large as training sees it: a square of at most 192 pixels.
 
     Args:
         picture: The whole picture.
@@ -43,7 +43,7 @@ def middle(picture: Image.Image, resolution: int) -> Image.Image:
     left, top = ((length - side) // 2 for length in picture.size)
     grey = picture.crop((left, top, left + side, top + side)).convert("L")
     seen = max(1, round(side * factor))
-    return grey if factor == 1 else grey.resize((seen, seen), Image.Resampling.BOX)
+    return grey if factor == 1 else grey.resize((seen, seen), Image.Resampling.BOX, reducing_gap=1.0)
 
 
 def contrast(picture: Image.Image) -> float:

@@ -21,7 +21,8 @@ from tlora.fingerprint import code_digest, digest_of
 from tlora.flat_config import FlatConfig
 from tlora.inject import inject_tlora_into_transformer, require_targets
 from tlora.latents import PATCH
-from tlora.memory import FLAT_KEYS, MemoryPlan, Workload, explained_memory
+from tlora.memory import Workload
+from tlora.memory_plan import FLAT_KEYS, MemoryPlan, explained_memory
 from tlora.model import (
     choose_device,
     encode_posterior,

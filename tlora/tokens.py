@@ -1,19 +1,22 @@
 """How many tokens the encoders see of a caption, and what they drop: counted with the base model's own tokenizers.
 
-The tokenizer classes are named one by one: `AutoTokenizer` would import torch. They are imported where they are loaded, for that
-takes most of a second.
+Only transformers knows how to build them of a base model's files, and importing it takes most of a second. What it built is
+therefore kept, as the tokenizers library writes it, and read back as long as those files and both libraries are the same.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from tokenizers import Tokenizer
 
 from tlora.base_model import ModelSpec, local_folder
 from tlora.errors import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from tlora.whole_file import write_json
 
 _AT_ONCE = 500  # captions: an encoding holds a dozen numbers a token
 
@@ -38,16 +41,17 @@ class CaptionTokenizer:
     """The tokenizer of one text encoder, and how many tokens the encoder reads, special ones included."""
 
     encoder: str
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: Tokenizer
     limit: int
 
 
-def load_tokenizers(spec: ModelSpec, max_sequence_length: int) -> tuple[CaptionTokenizer, CaptionTokenizer]:
+def load_tokenizers(spec: ModelSpec, max_sequence_length: int, kept: Path) -> tuple[CaptionTokenizer, CaptionTokenizer]:
     """Load both tokenizers of a base model from this machine; nothing is downloaded.
 
     Args:
         spec: The base model.
         max_sequence_length: Tokens that T5 is given; CLIP's number is its own.
+        kept: Folder for what was built, a file for each tokenizer.
 
     Returns:
         CLIP's and T5's.
@@ -55,16 +59,14 @@ def load_tokenizers(spec: ModelSpec, max_sequence_length: int) -> tuple[CaptionT
     Raises:
         ModelError: If the base model is not on this machine, or its tokenizers cannot be read.
     """
-    from transformers import CLIPTokenizer, T5Tokenizer
-
     folder = local_folder(spec)
     require_vocabularies(folder)
     try:
-        clip = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        t5 = T5Tokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True)
+        clip, clip_limit = _load("CLIPTokenizer", folder / "tokenizer", kept)
+        t5, _ = _load("T5Tokenizer", folder / "tokenizer_2", kept)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: its tokenizers cannot be read: {str(error).splitlines()[0]}") from error
-    return CaptionTokenizer("CLIP", clip, clip.model_max_length), CaptionTokenizer("T5", t5, max_sequence_length)
+    return CaptionTokenizer("CLIP", clip, clip_limit), CaptionTokenizer("T5", t5, max_sequence_length)
 
 
 def require_vocabularies(folder: Path) -> None:
@@ -84,13 +86,43 @@ def count_tokens(tokenizer: CaptionTokenizer, captions: Iterable[str]) -> dict[s
     distinct = list(dict.fromkeys(captions))
     for first in range(0, len(distinct), _AT_ONCE):
         some = distinct[first : first + _AT_ONCE]
-        ids = tokenizer.tokenizer(some, verbose=False)["input_ids"]
-        counts.update(zip(some, map(len, ids), strict=True))
+        encodings = tokenizer.tokenizer.encode_batch_fast(some)
+        counts.update(zip(some, map(len, encodings), strict=True))
     return counts
 
 
 def truncate_caption(tokenizer: CaptionTokenizer, caption: str) -> tuple[str, str]:
     """Return the part of a caption that the encoder reads, and the part that it never sees."""
-    encoded = tokenizer.tokenizer(caption, truncation=True, max_length=tokenizer.limit, return_offsets_mapping=True)
-    end = max((stop for _, stop in encoded["offset_mapping"]), default=0)
+    special = tokenizer.tokenizer.num_special_tokens_to_add(is_pair=False)
+    read = tokenizer.tokenizer.encode(caption, add_special_tokens=False).offsets[: tokenizer.limit - special]
+    end = read[-1][1] if read else 0
     return caption[:end], caption[end:].strip()
+
+
+def _load(kind: str, folder: Path, kept: Path) -> tuple[Tokenizer, int]:
+    """Return a tokenizer of a class of transformers, and the most tokens that its model takes."""
+    parts = [kind.encode(), version("transformers").encode(), version("tokenizers").encode()]
+    parts += [part for file in sorted(folder.iterdir()) if file.is_file() for part in (file.name.encode(), file.read_bytes())]
+    file = kept / (hashlib.sha256(b"\0".join(parts)).hexdigest()[:16] + ".json")
+    found = _read_kept(file)
+    if found is None:
+        _build(kind, folder, file)
+        found = _read_kept(file)
+    assert found is not None  # written just now
+    return found
+
+
+def _read_kept(file: Path) -> tuple[Tokenizer, int] | None:
+    """Return what was kept, or None if it is missing or damaged."""
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+        return Tokenizer.from_str(given["tokenizer"]), given["limit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _build(kind: str, folder: Path, file: Path) -> None:
+    import transformers  # AutoTokenizer would import torch
+
+    built: Any = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+    write_json(file, {"tokenizer": built.backend_tokenizer.to_str(), "limit": built.model_max_length})

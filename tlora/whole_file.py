@@ -1,4 +1,4 @@
-"""Write files whole or not at all: under a temporary name, synced, renamed."""
+"""Write files whole or not at all: under a temporary name of this process's own, synced, renamed."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def _write(path: Path, parts: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as file:
             file.writelines(parts)

@@ -11,7 +11,7 @@ from tests.tlora.adapted import ATTENTION, EVERY_SUFFIX
 from tlora.adapter_config import TLoRAConfig
 from tlora.base_model import FluxShape
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
-from tlora.memory import MemoryPlan, Workload, adapter_parameters, estimate_memory
+from tlora.memory import Workload, adapter_parameters, estimate_memory
 from tlora.noise import NoiseSettings
 from tlora.optimizer import OptimizerSettings
 from tlora.training_settings import LoopSettings, TrainingSettings
@@ -76,56 +76,10 @@ def kept_bytes(targets: tuple[str, ...]) -> int:
     return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights)
 
 
-def plan(available: float, **loop: object) -> MemoryPlan:
-    settings = replace(SETTINGS, loop=replace(SETTINGS.loop, **loop))
-    return MemoryPlan(FluxShape(), settings, ATTENTION, Workload(1024, 77, "bfloat16", "no"), available)
-
-
-def test_what_fits_is_said_without_a_warning() -> None:
-    line = plan(80e9, gradient_checkpointing=True, train_batch_size=1).line()
-    assert line.startswith("memory: about 2")
-    assert line.endswith("of 80.0 GB that are free")
-
-
-@pytest.mark.parametrize(
-    ("available", "loop", "advice"),
-    [
-        (40e9, {}, "set train.gradient_checkpointing: 4, which needs about "),
-        (36e9, {}, "set train.gradient_checkpointing: 2, which needs about "),
-        (30e9, {"gradient_checkpointing": 2}, "set train.gradient_checkpointing: true, which needs about "),
-        (
-            26e9,
-            {"train_batch_size": 8, "gradient_checkpointing": True},
-            "set train.train_batch_size: 2 with gradient_accumulation_steps: 4, which needs about ",
-        ),
-        (
-            24.4e9,
-            {"train_batch_size": 1, "gradient_checkpointing": True},
-            "set model.quantisation: int8, which needs about ",
-        ),
-        (
-            9e9,
-            {"train_batch_size": 1, "gradient_checkpointing": True},
-            "set model.quantisation: nf4, which needs about ",
-        ),
-        (
-            6.8e9,
-            {"train_batch_size": 1, "gradient_checkpointing": True},
-            "set model.quantisation: nf4, half the cache_latents.resolution, which needs about ",
-        ),
-        (6e9, {}, "nothing short of a device with more memory makes it fit"),
-    ],
-)
-def test_what_does_not_fit_comes_with_the_smallest_change_that_does(
-    available: float, loop: dict[str, object], advice: str
-) -> None:
-    tight = plan(available, **loop)
-    assert tight.line().startswith("warning: memory: about ")
-    assert tight.advice().startswith(advice)
-
-
 def test_the_fewer_blocks_are_recomputed_the_more_is_held() -> None:
-    needed = [plan(80e9, gradient_checkpointing=every).estimate().activations for every in (True, 2, 4, False)]
+    load = Workload(1024, 77, "bfloat16", "no")
+    loops = [replace(SETTINGS, loop=replace(SETTINGS.loop, gradient_checkpointing=every)) for every in (True, 2, 4, False)]
+    needed = [estimate_memory(FluxShape(), settings, ATTENTION, load).activations for settings in loops]
     assert needed == sorted(needed)
     assert needed[3] / needed[0] > 5
     assert needed[1] / needed[3] == pytest.approx(0.55, abs=0.05)  # half of the blocks, and the entries of the others

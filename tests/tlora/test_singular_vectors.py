@@ -52,7 +52,7 @@ def test_of_a_flat_spectrum_they_hold_nine_tenths_of_the_energy_and_are_triplets
     torch.testing.assert_close(u.T @ matrix @ vh.T, torch.diag(values), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("true_rank", [0, 5])
+@pytest.mark.parametrize("true_rank", [0, 1, 5, 31, 40])
 def test_where_the_weight_has_fewer_directions_than_the_rank_the_vectors_are_orthonormal_still(true_rank: int) -> None:
     matrix, _, _ = with_values(torch.ones(256) * (torch.arange(256) < true_rank))
     vh, u, values = principal_triplets(matrix, RANK, source())

@@ -23,7 +23,7 @@ from tlora.settings import field_names, parse_settings, read_mapping
 from tlora.views import ViewSettings
 
 if TYPE_CHECKING:
-    from tlora.memory import Keys, MemoryPlan
+    from tlora.memory_plan import Keys, MemoryPlan
     from tlora.training_settings import TrainingSettings
 
 OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _from_params(path: Path) -> _Subject:
-    from tlora.memory import PARAMS_KEYS
+    from tlora.memory_plan import PARAMS_KEYS
     from tlora.tokens import TextSettings
     from tlora.training_settings import TrainingSettings
 
@@ -102,7 +102,7 @@ def _from_params(path: Path) -> _Subject:
 
 def _from_flat(path: Path) -> _Subject:
     from tlora.flat_config import read_flat_config
-    from tlora.memory import FLAT_KEYS
+    from tlora.memory_plan import FLAT_KEYS
 
     config = read_flat_config(path)
     output = Path(config.output_dir)
@@ -174,7 +174,8 @@ def _preset(subject: _Subject, card: float | None) -> Iterator[str]:
 
 def _plan(subject: _Subject, available: float) -> "MemoryPlan":
     from tlora.latents import PATCH
-    from tlora.memory import MemoryPlan, Workload
+    from tlora.memory import Workload
+    from tlora.memory_plan import MemoryPlan
 
     shape = read_shape(subject.model)
     multiple = shape.pixels_per_latent * PATCH
