@@ -2,7 +2,8 @@
 
 The shape is that of `benchmarks.sampling`: FLUX's with 82 M parameters, 28 adapted attention Linears at rank 16. The floor is
 the frozen base, forward and backward to the packed latents, with nothing adapted. Ours has a mask a sample; LyCORIS has one
-for the batch, and runs in its default mode, which adds the update to the weight; PEFT has none.
+for the batch, and runs in its default mode, which adds the update to the weight; PEFT has none. With `--variants` they are the
+frozen base and ours alone, as they are, with compiled blocks, and with all or some of the blocks recomputed in backward.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import machine, ratio, take_turns
 from benchmarks.sampling import CHANNELS, SMOKE, Shape, bare, forward, inputs_of, with_adapter, with_peft
+from tlora.blocks import compile_blocks, recompute_blocks
 from tlora.inject import tlora_parameters
 from tlora.optimizer import OptimizerSettings, build_optimizer
 from tlora.peak_memory import held_bytes, peak_bytes, restart_peak
@@ -47,14 +50,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a tiny shape, to see it run")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--variants", action="store_true", help="ours compiled and recomputed instead of the peers")
     parser.add_argument("--cpu-time", action="store_true", help="by the CPU time of this process, for a busy machine")
     options = parser.parse_args(arguments)
     shape = SMOKE if options.smoke else Shape(768, 16, 77, 1, 16, torch.float32, "cpu")
     clock = time.process_time if options.cpu_time else time.perf_counter
     batches = (2,) if options.smoke else (1, 4)
-    peaks = {batch: {name: measure_apart(name, shape, batch) for name in BUILDERS} for batch in batches}  # before any thread
+    builders = VARIANTS if options.variants else BUILDERS
+    peaks = {
+        batch: {name: measure_apart(build, shape, batch) for name, build in builders.items()} for batch in batches
+    }  # before any thread
     print(f"{machine()}; rank {shape.rank}, {shape.dtype}, {'CPU' if options.cpu_time else 'wall'} time")
-    contenders = {name: build(shape) for name, build in BUILDERS.items()}
+    contenders = {name: build(shape) for name, build in builders.items()}
     for batch in batches:
         compare(contenders, shape, batch, peaks[batch], 2 if options.smoke else options.rounds, clock)
 
@@ -144,19 +151,37 @@ def lycoris(shape: Shape) -> Contender:
     return Contender(transformer, [p for p in network.parameters() if p.requires_grad])
 
 
+def changed(build: Callable[[Shape], Contender], change: Callable[[nn.Module], None], shape: Shape) -> Contender:
+    """Return a contender whose blocks are run in another way."""
+    contender = build(shape)
+    contender.transformer.train()  # recomputing is for training; nothing here drops out
+    change(contender.transformer)
+    return contender
+
+
 BUILDERS: dict[str, Callable[[Shape], Contender]] = {
     FLOOR: floor,
     "ours": ours,
     "PEFT LoRA": peft,
     "LyCORIS T-LoRA": lycoris,
 }
+VARIANTS: dict[str, Callable[[Shape], Contender]] = {
+    FLOOR: floor,
+    "ours": ours,
+    "frozen base, compiled": partial(changed, floor, compile_blocks),
+    "ours, compiled": partial(changed, ours, compile_blocks),
+    **{
+        f"ours, recomputed: {words}": partial(changed, ours, partial(recompute_blocks, every=every))
+        for every, words in ((4, "every 4th block"), (2, "every other block"), (1, "every block"))
+    },
+}
 
 
-def measure_apart(name: str, shape: Shape, batch: int) -> float:
+def measure_apart(build: Callable[[Shape], Contender], shape: Shape, batch: int) -> float:
     """Return the peak of two steps, in bytes above what the process held before the model was made, in a process of its own."""
     fork = multiprocessing.get_context("fork")  # importing everything again would take most of the time
     receiver, sender = fork.Pipe(duplex=False)
-    child = fork.Process(target=_measure, args=(sender, name, shape, batch))
+    child = fork.Process(target=_measure, args=(sender, build, shape, batch))
     child.start()
     sender.close()
     peak = float(receiver.recv())
@@ -164,12 +189,12 @@ def measure_apart(name: str, shape: Shape, batch: int) -> float:
     return peak
 
 
-def _measure(sender: Connection, name: str, shape: Shape, batch: int) -> None:
+def _measure(sender: Connection, build: Callable[[Shape], Contender], shape: Shape, batch: int) -> None:
     ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 65536)  # freed memory goes back at once; glibc would keep some by chance
     torch.set_num_threads(1)
     device = torch.device("cpu")
     before = held_bytes(device)
-    contender = BUILDERS[name](shape)
+    contender = build(shape)
     step = stepper(contender, shape, batch, optimised=bool(contender.parameters))
     restart_peak(device)
     for _ in range(2):

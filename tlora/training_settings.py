@@ -16,8 +16,8 @@ class LoopSettings:
         train_batch_size: Samples of one micro-step on one device.
         gradient_accumulation_steps: Micro-steps of one optimizer step.
         seed: Seed of everything random.
-        gradient_checkpointing: Recompute activations in backward: less memory, more time. True recomputes every block (about a
-            third more time), n every n-th one, False none.
+        gradient_checkpointing: Recompute activations in backward: less memory, more time. True recomputes every block (half as
+            long again), n every n-th one, False none.
         compile: Compile the blocks with torch.compile.
         caption_dropout: Share of samples trained with an empty caption, 0 to below 1.
         freeze_masked_ranks: Leave ranks that no sample of a step used untouched by momentum and decay. Off is the paper's way.

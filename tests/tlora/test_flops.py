@@ -1,7 +1,11 @@
 """FLOPs are those that torch counts, and a rate is one that the device reaches."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,3 +44,20 @@ def test_the_rate_is_measured_once_and_draws_no_random_number() -> None:
     assert 1e8 < rate < 1e14
     assert torch.equal(torch.get_rng_state(), state)
     assert matmul_rate(torch.device("cpu"), torch.float32) == rate
+
+
+def test_the_page_on_cards_says_what_a_sample_of_flux1_needs() -> None:
+    page = (Path(__file__).parents[2] / "docs/cards.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([\w ]+) \| (\d+) \| ([\d.]+) s \| ([\d.]+) s \| ([\d.]+) s \|", page, flags=re.M)
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel(guidance_embeds=True).requires_grad_(False)
+        inject_tlora_into_transformer(transformer, ATTENTION, TLoRAConfig(rank=16, min_rank=8))
+    cost, again = step_cost(transformer), {"nothing": 0.0, "every 4th block": 1 / 4, "every block": 1.0}
+    assert len(rows) == 5
+    for pixels, recomputed, teraflops, *seconds in rows:
+        tokens = (int(pixels) // 16) ** 2
+        needed, attention = cost.flops(1, tokens, 77), cost.pair * (tokens + 77) ** 2
+        forward = (needed - attention) / 2 + attention / 3
+        done = needed + again[recomputed] * forward
+        assert done / 1e12 == pytest.approx(int(teraflops), abs=0.6)
+        assert [float(s) for s in seconds] == [pytest.approx(2 * done / rate, rel=0.03) for rate in (150e12, 300e12, 700e12)]
