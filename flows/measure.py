@@ -38,7 +38,7 @@ def measure(model: str = "", revision: str = "") -> State[None]:
     try:
         with explained_failures():
             return _measure(model or registered_name(), revision)
-    except TloraError as error:
+    except (TloraError, OSError) as error:
         return Failed(message=str(error))
 
 

@@ -73,7 +73,7 @@ def pipeline(overrides: list[str] | None = None, stage_timeout_seconds: float | 
     try:
         with own_tree(run_id(), overrides) if overrides else nullcontext("") as branch:
             runs = _run_stages(stage_timeout_seconds)
-    except TloraError as error:
+    except (TloraError, OSError) as error:
         return Failed(message=str(error))
     return _verdict(runs, branch)
 

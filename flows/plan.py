@@ -21,7 +21,7 @@ from tlora.errors import TloraError
 from tlora.settings import read_mapping
 
 PARAMS, LOCK, TRAIN_LOG = Path("params.yaml"), Path("dvc.lock"), Path("reports/train/log.jsonl")
-MOST_REASONS = 3
+MOST_REASONS, MOST_OF_VALUE = 3, 24  # in a row of the table; characters
 
 What = Literal["runs", "may run", "up to date"]
 
@@ -78,10 +78,17 @@ def with_values(changed: Mapping[str, str], before: Mapping[str, Any], now: Mapp
         old, new = before.get(name), reduce(lambda value, key: value[key], name.split("."), now) if how == "modified" else None
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-            found |= {f"{name}.{key}": f"{old.get(key)} -> {new.get(key)}" for key in differing}
+            found |= {f"{name}.{key}": _both(old.get(key), new.get(key)) for key in differing}
         else:
-            found[name] = f"{old} -> {new}" if how == "modified" and old is not None else how
+            found[name] = _both(old, new) if how == "modified" and old is not None else how
     return found
+
+
+def _both(old: Any, new: Any) -> str:
+    before, after = (
+        str(value) if len(str(value)) <= MOST_OF_VALUE else f"{str(value)[:MOST_OF_VALUE]}..." for value in (old, new)
+    )
+    return f"{before} -> {after}"
 
 
 def judge_stages(
@@ -183,7 +190,7 @@ def main() -> int:
     """Print the plan and return an exit status."""
     try:
         plan = make_plan()
-    except TloraError as error:
+    except (TloraError, OSError) as error:
         print(f"plan: error: {error}", file=sys.stderr)
         return 2
     rows = [("stage", "what", "why", "about"), *rows_of(plan)]

@@ -53,7 +53,7 @@ def promote(model: str = "", version: str = "", approved_by: str = "", why: str 
     try:
         with explained_failures():
             return _promote(open_store(), model or registered_name(), version, approved_by, why)
-    except TloraError as error:
+    except (TloraError, OSError) as error:
         return Failed(message=str(error))
 
 
@@ -70,7 +70,7 @@ def rollback(model: str = "", why: str = "", by: str = "") -> State[None]:
         with explained_failures():
             name, who = model or registered_name(), by or _account()
             restored, replaced = promotion.roll_back(open_store(), name, by=who, run=_this_run(), why=why or "asked for")
-    except TloraError as error:
+    except (TloraError, OSError) as error:
         return Failed(message=str(error))
     return Completed(message=f"version {restored} of {name} is champion again, version {replaced} no longer")
 

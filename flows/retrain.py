@@ -48,7 +48,7 @@ def retrain() -> State[None]:
         if later := _later_run():
             return Completed(name="Skipped", message=f"missed its time, and {later} came due since: nothing is done twice")
         return _retrain(read_settings())
-    except TloraError as error:
+    except (TloraError, OSError) as error:
         return Failed(message=str(error))
 
 

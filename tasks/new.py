@@ -11,6 +11,7 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import yaml
@@ -26,6 +27,7 @@ DATA = Path("data")
 IMAGES = DATA / "images"
 SOURCES = DATA / "SOURCES.md"
 CONCEPT = Path("concept.yaml")
+MOST_LOOKED_AT = 10_000  # files below a folder that holds no pictures itself; somebody may have given their whole disk
 
 _CAPTION = "a photo of {trigger}"
 _CONCEPT = """\
@@ -170,7 +172,8 @@ def _list_source(source: Path) -> list[Path]:
     try:
         return list_pictures(source)
     except PictureError:
-        below = {p.parent.relative_to(source).as_posix() for p in source.rglob("*") if p.suffix.lower() in SUFFIXES}
+        some = islice(source.rglob("*"), MOST_LOOKED_AT)
+        below = {p.parent.relative_to(source).as_posix() for p in some if p.suffix.lower() in SUFFIXES}
         if not below - {"."}:
             raise
         shown = ", ".join(sorted(below)[:3]) + (" ..." if len(below) > 3 else "")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.plan import judge_stages, make_plan, rows_of, summary_of
+from flows.plan import judge_stages, make_plan, rows_of, summary_of, with_values
 from flows.stages import run_stage, stage_order
 
 ORDER = ["data.dvc", "validate", "train", "register"]
@@ -39,6 +39,11 @@ def test_many_reasons_are_counted():
     changed = {f"tlora/{name}.py": "modified" for name in "abcde"}
     (planned,) = judge_stages(["train"], {"train": set()}, {"train": [{"changed deps": changed}]}, {})
     assert planned.why == "tlora/a.py modified, tlora/b.py modified, tlora/c.py modified and 2 more"
+
+
+def test_long_values_are_cut():
+    changed = with_values({"prompts": "modified"}, {"prompts": ["a matbrk wall"] * 9}, {"prompts": ["a matbrk floor"]})
+    assert changed == {"prompts": "['a matbrk wall', 'a mat... -> ['a matbrk floor']"}
 
 
 @pytest.mark.slow
