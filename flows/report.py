@@ -13,6 +13,7 @@ from tlora.errors import SettingsError
 METRICS = Path("metrics/evaluate.json")
 DATA_CHANGES = Path("reports/register/data_changes.md")
 PARAMS = Path("params.yaml")
+DECIDING = ("similarity_gain", "prompt_following", "diversity_ratio", "objections")  # of every checkpoint; of the chosen one, all
 SECTIONS = ("model", "train")  # what an adapter is made of; the rest of params.yaml is a click away
 
 
@@ -41,12 +42,18 @@ def data_report(runs: list[StageRun]) -> str | None:
 
 
 def metrics_report(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the recommended checkpoint and a table with a row per checkpoint, for the content of metrics/evaluate.json."""
+    """Return, for the content of metrics/evaluate.json, which checkpoint is recommended, all of them, and that one's scores."""
     checkpoints: Mapping[str, Mapping[str, Any]] = metrics["checkpoints"]
-    names = list(dict.fromkeys(name for values in checkpoints.values() for name in values))
-    rows = [(checkpoint, *(_cell(values.get(name, "")) for name in names)) for checkpoint, values in checkpoints.items()]
     recommended = metrics["recommended"] or "none"
-    return ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}", table(("checkpoint", *names), rows)]
+    parts = ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}"]
+    deciding = [name for name in DECIDING if any(name in values for values in checkpoints.values())]
+    rows = [(checkpoint, *(_mean(values.get(name, "")) for name in deciding)) for checkpoint, values in checkpoints.items()]
+    parts.append(table(("checkpoint", *deciding), rows))
+    if recommended in checkpoints:
+        base, own = checkpoints.get("base", {}), checkpoints[recommended]
+        scores = [(name, _cell(base.get(name, "")), _cell(value)) for name, value in own.items() if isinstance(value, Mapping)]
+        parts.append(table(("metric", "base", recommended), scores))
+    return parts
 
 
 def registration_report(told: Registration) -> list[str]:
@@ -76,10 +83,14 @@ def _params_report() -> list[str]:
     return ["## Settings", table(("setting", "value"), rows)] if rows else []
 
 
-def _cell(value: Any) -> str:
+def _mean(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+        value = value["mean"]
+    return "; ".join(value) if isinstance(value, list) else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _cell(value: Any) -> str:
+    return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if isinstance(value, Mapping) else _mean(value)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

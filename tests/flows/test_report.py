@@ -9,8 +9,10 @@ from tasks.registration import Registration
 
 ORDER = ["data.dvc", "train", "evaluate", "register"]
 METRICS = """{"recommended": "checkpoint-000050", "reason": "the highest gain", "checkpoints": {
-    "base": {"diversity_ratio": 1.0},
-    "checkpoint-000050": {"step": 50, "similarity_gain": {"mean": 0.25, "low": 0.125, "high": 0.375}, "diversity_ratio": 0.5}}}"""
+    "base": {"similarity_train": {"mean": 0.5, "low": 0.25, "high": 0.75}, "diversity_ratio": 1.0},
+    "checkpoint-000025": {"objections": ["no gain", "copies"], "similarity_gain": {"mean": 0.0, "low": 0.0, "high": 0.0}},
+    "checkpoint-000050": {"step": 50, "similarity_gain": {"mean": 0.25, "low": 0.125, "high": 0.375}, "diversity_ratio": 0.5,
+        "similarity_train": {"mean": 0.75, "low": 0.5, "high": 1.0}, "objections": []}}}"""
 PARAMS = "model: {path: models/pocket-flux}\ntrain: {rank: 8}\nevaluate: {seeds: 4}\n"
 
 
@@ -34,8 +36,10 @@ def test_stages_metrics_and_settings_are_tables(results: Path):
     assert "| data.dvc | Skipped | 1.0 |  |" in report
     assert "| train | Completed | 65.2 |  |" in report
     assert "Recommended: **checkpoint-000050**. the highest gain" in report
-    assert "| checkpoint | diversity_ratio | step | similarity_gain |" in report
-    assert "| checkpoint-000050 | 0.500 | 50 | 0.250 (0.125 to 0.375) |" in report
+    assert "| checkpoint | similarity_gain | diversity_ratio | objections |" in report
+    assert "| checkpoint-000025 | 0.000 |  | no gain; copies |\n| checkpoint-000050 | 0.250 | 0.500 |  |" in report
+    assert "| metric | base | checkpoint-000050 |" in report
+    assert "| similarity_train | 0.500 (0.250 to 0.750) | 0.750 (0.500 to 1.000) |" in report
     assert "| model.path | models/pocket-flux |" in report
     assert "| train.rank | 8 |" in report
     assert "evaluate.seeds" not in report
