@@ -57,9 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     clock = time.process_time if options.cpu_time else time.perf_counter
     batches = (2,) if options.smoke else (1, 4)
     builders = VARIANTS if options.variants else BUILDERS
-    peaks = {
-        batch: {name: measure_apart(build, shape, batch) for name, build in builders.items()} for batch in batches
-    }  # before any thread
+    # Before any thread is started.
+    peaks = {batch: {name: measure_apart(build, shape, batch) for name, build in builders.items()} for batch in batches}
     print(f"{machine()}; rank {shape.rank}, {shape.dtype}, {'CPU' if options.cpu_time else 'wall'} time")
     contenders = {name: build(shape) for name, build in builders.items()}
     for batch in batches:

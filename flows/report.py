@@ -47,7 +47,7 @@ def metrics_report(metrics: Mapping[str, Any]) -> list[str]:
     recommended = metrics["recommended"] or "none"
     parts = ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}"]
     deciding = [name for name in DECIDING if any(name in values for values in checkpoints.values())]
-    rows = [(checkpoint, *(_mean(values.get(name, "")) for name in deciding)) for checkpoint, values in checkpoints.items()]
+    rows = [(checkpoint, *(_short(values.get(name, "")) for name in deciding)) for checkpoint, values in checkpoints.items()]
     parts.append(table(("checkpoint", *deciding), rows))
     if recommended in checkpoints:
         base, own = checkpoints.get("base", {}), checkpoints[recommended]
@@ -83,14 +83,14 @@ def _params_report() -> list[str]:
     return ["## Settings", table(("setting", "value"), rows)] if rows else []
 
 
-def _mean(value: Any) -> str:
+def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         value = value["mean"]
     return "; ".join(value) if isinstance(value, list) else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _cell(value: Any) -> str:
-    return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if isinstance(value, Mapping) else _mean(value)
+    return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if isinstance(value, Mapping) else _short(value)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -125,10 +125,9 @@ def _refuse(refused: Refused) -> Look:
 
 
 def _read_caption(path: Path) -> tuple[str | None, Note | None]:
+    file = caption_path(path)
     try:
-        return decode_caption(caption_path(path).read_bytes()), None
-    except (FileNotFoundError, IsADirectoryError):
-        return None, None
+        return decode_caption(file.read_bytes()) if file.is_file() else None, None
     except Refused as refused:
         return None, Note("caption_encoding", refused.reason, refused.remedy)
 

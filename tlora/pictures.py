@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from PIL import AvifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - the three formats that pillow does not know unasked
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - unasked, pillow does not know these
 
 from tlora.colour import Note, Refused, to_srgb
 from tlora.errors import PictureError

@@ -10,7 +10,12 @@ from tlora.memory import QUANTISATIONS
 from tlora.memory_plan import MemoryPlan
 
 USABLE = 0.9  # of a card; the rest is for the driver, for fragments, and for what the estimate errs by
-_RECOMPUTED = (False, 4, 2, True)  # the fastest first
+_RECOMPUTED: dict[bool | int, str] = {  # the fastest first
+    False: "nothing is recomputed",
+    4: "every 4th block is recomputed",
+    2: "every other block is recomputed",
+    True: "every block is recomputed",
+}
 _PARTS = (1, 2, 4)  # of the resolution that is asked for
 _WHY = {
     "none": "the base fits as it is",
@@ -33,11 +38,7 @@ class Preset:
 
     def reason(self) -> str:
         """Return in a line why it is this."""
-        every = self.plan.settings.loop.recompute_every
-        blocks = {0: "nothing is", 1: "every block is"}.get(
-            every, f"every {every}th block is" if every > 2 else "every other block is"
-        )
-        return f"{_WHY[self.plan.load.quantisation]}; {blocks} recomputed"
+        return f"{_WHY[self.plan.load.quantisation]}; {_RECOMPUTED[self.plan.settings.loop.gradient_checkpointing]}"
 
     def lines(self) -> Iterator[str]:
         """Yield the lines to set, as YAML."""

@@ -104,12 +104,7 @@ def _load(kind: str, folder: Path, kept: Path) -> tuple[Tokenizer, int]:
     parts = [kind.encode(), version("transformers").encode(), version("tokenizers").encode()]
     parts += [part for file in sorted(folder.iterdir()) if file.is_file() for part in (file.name.encode(), file.read_bytes())]
     file = kept / (hashlib.sha256(b"\0".join(parts)).hexdigest()[:16] + ".json")
-    found = _read_kept(file)
-    if found is None:
-        _build(kind, folder, file)
-        found = _read_kept(file)
-    assert found is not None  # written just now
-    return found
+    return _read_kept(file) or _build(kind, folder, file)
 
 
 def _read_kept(file: Path) -> tuple[Tokenizer, int] | None:
@@ -121,8 +116,10 @@ def _read_kept(file: Path) -> tuple[Tokenizer, int] | None:
         return None
 
 
-def _build(kind: str, folder: Path, file: Path) -> None:
+def _build(kind: str, folder: Path, file: Path) -> tuple[Tokenizer, int]:
+    """Let transformers build a tokenizer, and keep it."""
     import transformers  # AutoTokenizer would import torch
 
     built: Any = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     write_json(file, {"tokenizer": built.backend_tokenizer.to_str(), "limit": built.model_max_length})
+    return built.backend_tokenizer, built.model_max_length

@@ -78,3 +78,15 @@ def test_what_was_seen_before_a_kill_is_not_seen_again_and_no_worker_outlives_it
     assert [seen.thumbnail is None for seen in again] == [True] * 64 + [False] * 36  # the last transaction was not full
     assert [seen.inspection.picture for seen in again] == [path.name for path in paths]
     assert marked_processes(str(tmp_path)) == []
+
+
+def test_what_is_named_as_a_caption_and_is_no_file_is_none(tmp_path: Path) -> None:
+    """A pipe above all: whoever read it would wait for ever."""
+    for name in ("pipe", "folder", "lost", "loop"):
+        texture(1).save(tmp_path / f"{name}.png")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "lost.txt").symlink_to("nowhere")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    seen = inspect_pictures(sorted(tmp_path.glob("*.png")), 64, tmp_path / "looks.sqlite")
+    assert [each.inspection.caption for each in seen] == [None] * 4

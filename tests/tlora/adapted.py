@@ -12,6 +12,9 @@ from tlora.adapter_config import TLoRAConfig
 from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
 from tlora.checkpoint import save_tlora_weights
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
+from tlora.noise import NoiseSettings
+from tlora.optimizer import OptimizerSettings
+from tlora.training_settings import LoopSettings, TrainingSettings
 
 CFG = TLoRAConfig(rank=4, alpha=4.0, min_rank=1)
 ORTHO = TLoRAConfig(rank=4, alpha=4.0, min_rank=1, trainer_type="ortho_lora")
@@ -20,6 +23,12 @@ EVERY_SUFFIX = (
     *ATTENTION, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff.net.0.proj", "ff.net.2",
     "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out", "norm1.linear", "norm1_context.linear", "norm.linear",
 )  # fmt: skip
+SMALL_RUN = TrainingSettings(
+    TLoRAConfig(rank=2, alpha=2, min_rank=1),
+    NoiseSettings(),
+    OptimizerSettings(learning_rate=1e-3),
+    LoopSettings(max_train_steps=1, train_batch_size=4, gradient_checkpointing=False),
+)  # for the memory that it needs
 MASKS = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
 
 

@@ -7,22 +7,12 @@ import torch
 from torch import Tensor
 
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, predict, tiny_inputs, tiny_transformer
-from tests.tlora.adapted import ATTENTION, EVERY_SUFFIX
-from tlora.adapter_config import TLoRAConfig
+from tests.tlora.adapted import ATTENTION, EVERY_SUFFIX, SMALL_RUN
 from tlora.base_model import FluxShape
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.memory import Workload, adapter_parameters, estimate_memory
-from tlora.noise import NoiseSettings
-from tlora.optimizer import OptimizerSettings
-from tlora.training_settings import LoopSettings, TrainingSettings
 
 TINY = FluxShape(2, 2, 32, 16, TEXT_WIDTH, POOLED_WIDTH, 4 * LATENT_CHANNELS, True, 2)
-SETTINGS = TrainingSettings(
-    TLoRAConfig(rank=2, alpha=2, min_rank=1),
-    NoiseSettings(),
-    OptimizerSettings(learning_rate=1e-3),
-    LoopSettings(max_train_steps=1, train_batch_size=4, gradient_checkpointing=False),
-)
 ROWS = COLUMNS = 16
 LOAD = Workload(ROWS * COLUMNS, 5, "float32", "no")
 PASSING = 11  # widths of a token that backward holds for a moment; forward keeps the rest
@@ -37,7 +27,7 @@ def test_the_shape_knows_the_number_of_weights(guidance: bool) -> None:
 
 @pytest.mark.parametrize("trainer_type", ["lora", "ortho_lora"])
 def test_the_number_of_trained_weights_is_that_of_the_adapter(trainer_type: str) -> None:
-    settings = replace(SETTINGS, adapter=replace(SETTINGS.adapter, trainer_type=trainer_type))
+    settings = replace(SMALL_RUN, adapter=replace(SMALL_RUN.adapter, trainer_type=trainer_type))
     for targets in (ATTENTION, EVERY_SUFFIX):
         transformer = tiny_transformer()
         inject_tlora_into_transformer(transformer, targets, settings.adapter)
@@ -54,7 +44,7 @@ def test_the_number_of_trained_weights_is_that_of_the_adapter(trainer_type: str)
     ],
 )
 def test_what_a_forward_keeps_for_backward_is_what_was_estimated(targets: tuple[str, ...]) -> None:
-    estimate = estimate_memory(TINY, SETTINGS, targets, LOAD)
+    estimate = estimate_memory(TINY, SMALL_RUN, targets, LOAD)
     passing = PASSING * (LOAD.image_tokens + LOAD.text_tokens) * TINY.width * 4 * 4
     assert kept_bytes(targets) == pytest.approx(estimate.activations - passing, rel=0.15)
 
@@ -62,7 +52,7 @@ def test_what_a_forward_keeps_for_backward_is_what_was_estimated(targets: tuple[
 def kept_bytes(targets: tuple[str, ...]) -> int:
     """Return the bytes that autograd keeps of one forward of four samples, each storage once, weights left out."""
     transformer = tiny_transformer().train()
-    inject_tlora_into_transformer(transformer, targets, SETTINGS.adapter)
+    inject_tlora_into_transformer(transformer, targets, SMALL_RUN.adapter)
     weights = {t.untyped_storage().data_ptr() for t in (*transformer.parameters(), *transformer.buffers())}
     kept: dict[int, Tensor] = {}
 
@@ -78,7 +68,7 @@ def kept_bytes(targets: tuple[str, ...]) -> int:
 
 def test_the_fewer_blocks_are_recomputed_the_more_is_held() -> None:
     load = Workload(1024, 77, "bfloat16", "no")
-    loops = [replace(SETTINGS, loop=replace(SETTINGS.loop, gradient_checkpointing=every)) for every in (True, 2, 4, False)]
+    loops = [replace(SMALL_RUN, loop=replace(SMALL_RUN.loop, gradient_checkpointing=every)) for every in (True, 2, 4, False)]
     needed = [estimate_memory(FluxShape(), settings, ATTENTION, load).activations for settings in loops]
     assert needed == sorted(needed)
     assert needed[3] / needed[0] > 5

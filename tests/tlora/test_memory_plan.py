@@ -4,25 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.tlora.adapted import ATTENTION
-from tlora.adapter_config import TLoRAConfig
+from tests.tlora.adapted import ATTENTION, SMALL_RUN
 from tlora.base_model import FluxShape
 from tlora.memory import Workload
 from tlora.memory_plan import MemoryPlan
-from tlora.noise import NoiseSettings
-from tlora.optimizer import OptimizerSettings
-from tlora.training_settings import LoopSettings, TrainingSettings
-
-SETTINGS = TrainingSettings(
-    TLoRAConfig(rank=2, alpha=2, min_rank=1),
-    NoiseSettings(),
-    OptimizerSettings(learning_rate=1e-3),
-    LoopSettings(max_train_steps=1, train_batch_size=4, gradient_checkpointing=False),
-)
 
 
 def plan(available: float, **loop: object) -> MemoryPlan:
-    settings = replace(SETTINGS, loop=replace(SETTINGS.loop, **loop))
+    settings = replace(SMALL_RUN, loop=replace(SMALL_RUN.loop, **loop))
     return MemoryPlan(FluxShape(), settings, ATTENTION, Workload(1024, 77, "bfloat16", "no"), available)
 
 
