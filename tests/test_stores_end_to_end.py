@@ -36,10 +36,7 @@ from tests.services.ssh import Ssh, open_ssh
 from tests.services.tracking import Tracking, open_tracking
 from tlora.errors import SettingsError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning"),  # mlflow on SQLAlchemy 2.1
-]
+pytestmark = pytest.mark.slow
 
 STEPS = 12
 MODEL = "tlora-pocket-flux-brick"

@@ -11,10 +11,7 @@ from tests.flows.kiln import changed_settings, dvc, fill_kiln, git, make_reposit
 from tests.tasks.registry import NAME
 from tlora.errors import SettingsError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning"),  # mlflow on SQLAlchemy 2.1
-]
+pytestmark = pytest.mark.slow
 SETTINGS = RetrainSettings()
 
 

@@ -11,10 +11,7 @@ from tasks.tracking.versions import aliases_of
 from tests.flows.served import Served
 from tests.tasks.registry import NAME, add_version
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning"),  # mlflow on SQLAlchemy 2.1
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from flows import prune
 from tasks.tracking.store import open_store
 from tests.flows.kiln import dvc, fill_kiln, git, make_repository, register_present, run_everything
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning"),  # mlflow on SQLAlchemy 2.1
-]
+pytestmark = pytest.mark.slow
 LONG_AGO = time.time() - 100 * 86400
 
 

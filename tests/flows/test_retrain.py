@@ -14,10 +14,7 @@ from tests.flows.kiln import dvc, fill_kiln, git, make_repository, register_pres
 from tests.flows.served import Served
 from tests.tasks.registry import NAME
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning"),  # mlflow on SQLAlchemy 2.1
-]
+pytestmark = pytest.mark.slow
 
 
 def retrain(served: Served, folder: Path) -> tuple[int, str]:

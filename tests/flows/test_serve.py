@@ -16,10 +16,7 @@ from tasks.tracking.store import Store, open_store
 from tests.browser import Browser, take_picture
 from tests.flows.served import COMMAND, Served
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning"),  # mlflow on SQLAlchemy 2.1
-]
+pytestmark = pytest.mark.slow
 
 SHORTER = ["train.max_train_steps=2", "train.checkpointing_steps=2", "train.rank=4", "evaluate.num_inference_steps=2"]
 MODEL = "tlora-pocket-flux-brick"

@@ -10,7 +10,6 @@ from tests.tasks.registry import NAME, add_version
 from tlora.settings import parse_settings
 
 SETTINGS = PromoteSettings()
-pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # mlflow on SQLAlchemy 2.1
 
 
 @pytest.fixture

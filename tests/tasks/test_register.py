@@ -14,7 +14,6 @@ from tests.tasks.finished_run import DVC_DIGEST, NAME, FinishedRun
 from tlora.errors import CheckpointError, EvaluationError, PictureError
 
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # mlflow on SQLAlchemy 2.1
 
 
 def snapshot(client: MlflowClient) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from tlora.sampling import Painter, SampleSettings, draw_pictures
 from tlora.text import encode_captions, load_text_encoders
 
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # mlflow on SQLAlchemy 2.1
 DRAW = """
 import sys
 import mlflow

@@ -29,7 +29,6 @@ from tlora.preemption import Preempted
 
 REPOSITORY = Path(__file__).parents[2]
 DEAD_SERVER = "http://127.0.0.1:9"
-pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # mlflow on SQLAlchemy 2.1
 
 
 def points_of(key: str) -> list[tuple[int, float]]:
