@@ -16,6 +16,7 @@ from tlora.noise import MAX_TIMESTEP
 from tlora.training_settings import TrainingSettings
 
 SHAPES_NOTHING = ("preview", "state_steps", "keep_states")
+STAGE = "tasks.train"  # the module that makes the result
 FIRST_PARTY = ("tasks", "tlora")
 CANNOT_CHANGE_RESULTS = ("tasks.tracking",)  # what is shown of a run cannot change what it learns
 
@@ -88,7 +89,7 @@ def describe_adapter(settings: TrainSettings, model: ModelSpec, inputs: Inputs) 
         base_quantisation=model.quantisation,
         data_digest=index["data_digest"],
         params_digest=digest_of([shaping_params(settings, model), _index_digest(inputs.latents), _index_digest(inputs.prompts)]),
-        code_digest=code_digest("tasks.train", FIRST_PARTY, CANNOT_CHANGE_RESULTS),
+        code_digest=code_digest(STAGE, FIRST_PARTY, CANNOT_CHANGE_RESULTS),
         concept=concept.name,
         trigger=concept.trigger,
     )

@@ -6,6 +6,7 @@ grow with the pictures: only numbers are held, never pixels or thumbnails.
 
 import hashlib
 import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ from PIL import Image
 
 import tasks.looks
 import tlora.colour
+import tlora.heif
+import tlora.loss_mask
 import tlora.pictures
 import tlora.quality
 from tasks.engine import Engine, map_in_order
@@ -28,6 +31,15 @@ from tlora.quality import contrast, middle, overview, perceptual_hash, sharpness
 
 THUMBNAIL_SIDE = 112  # pixels of the longer side, or up to twice as many
 _THUMBNAIL_QUALITY = 75
+DECODED_BY = (  # whose code decides what is seen of a picture
+    tlora.pictures,
+    tlora.colour,
+    tlora.heif,
+    tlora.loss_mask,
+    tlora.quality,
+    tasks.looks,
+    sys.modules[__name__],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +68,11 @@ class Seen:
 
 def looks_file(folder: Path, resolution: int) -> Path:
     """Return the file below `folder` for looks made in this very way: code, pillow and resolution."""
-    modules = (tlora.colour.__file__, tlora.pictures.__file__, tlora.quality.__file__, tasks.looks.__file__, __file__)
     parts = [
         PIL.__version__.encode(),
         heif_version().encode(),
         str(resolution).encode(),
-        *(Path(str(m)).read_bytes() for m in modules),
+        *(Path(str(module.__file__)).read_bytes() for module in DECODED_BY),
     ]
     return folder / (hashlib.sha256(b"\0".join(parts)).hexdigest()[:16] + ".sqlite")
 

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from flows.stages import stage_order
+from tasks.identity import CANNOT_CHANGE_RESULTS, FIRST_PARTY, STAGE
+from tlora.fingerprint import code_files
 
 ROOT = Path(__file__).parents[1]
 SHARED_SECTIONS = {"model", "promote", "retrain"}  # sections of params.yaml that belong to no stage
@@ -87,3 +89,12 @@ EMPTY_PACKAGES = {"tasks/__init__.py", "tasks/pages/__init__.py", "tasks/trackin
 @pytest.mark.parametrize("package", sorted(EMPTY_PACKAGES))
 def test_packages_hold_no_code_so_that_no_stage_depends_on_them(package: str):
     assert len(ast.parse((ROOT / package).read_text()).body) == 1  # the docstring
+
+
+def test_the_code_digest_of_a_run_covers_exactly_the_files_that_train_lists():
+    """A digest of a package's empty `__init__` would never change, and a run would go on from a state of other code."""
+    digested = {str(file.relative_to(ROOT)) for file in code_files(STAGE, FIRST_PARTY, CANNOT_CHANGE_RESULTS).values()}
+    shown = tuple(module.replace(".", "/") for module in CANNOT_CHANGE_RESULTS)
+    listed = {str(file) for dep in stages()["train"]["deps"] for file in code_in(dep)}
+    assert sorted(digested - EMPTY_PACKAGES) == sorted(file for file in listed - EMPTY_PACKAGES if not file.startswith(shown))
+    assert len(digested - EMPTY_PACKAGES) >= 40

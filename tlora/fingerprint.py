@@ -23,18 +23,24 @@ def code_digest(module: str, packages: Sequence[str], apart_from: Sequence[str] 
         packages: Top-level packages whose code counts.
         apart_from: Beginnings of module names whose code cannot change a result; what they import is not followed.
     """
-    files: dict[str, str] = {}
+    files = {
+        name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in code_files(module, packages, apart_from).items()
+    }
+    return digest_of({"files": files, "torch": version("torch"), "diffusers": version("diffusers")})
+
+
+def code_files(module: str, packages: Sequence[str], apart_from: Sequence[str] = ()) -> dict[str, Path]:
+    """Return the files that `code_digest` hashes, by the names of their modules."""
+    files: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
         if name in files or name.split(".")[0] not in packages or name.startswith(tuple(apart_from)):
             continue
-        file = _file_of(name)
-        if file:
-            source = file.read_bytes()
-            files[name] = hashlib.sha256(source).hexdigest()
-            waiting += _imported_names(source)
-    return digest_of({"files": files, "torch": version("torch"), "diffusers": version("diffusers")})
+        if file := _file_of(name):
+            files[name] = file
+            waiting += _imported_names(file.read_bytes())
+    return files
 
 
 def _file_of(module: str) -> Path | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.inspection import inspect_pictures
+import tasks.inspection
+from tasks.inspection import inspect_pictures, looks_file
 from tests.processes import marked_processes
 from tests.tasks.data_folder import run, texture
 from tlora.base_model import ModelSpec
@@ -56,10 +57,25 @@ def test_what_earlier_code_saw_is_forgotten_in_the_end(data: Path, base: ModelSp
     assert {path.name for path in folder.iterdir()} == {current, "2.sqlite", "3.sqlite", "4.sqlite"}
 
 
+DECODERS = {"pictures", "colour", "heif", "loss_mask", "quality", "looks", "inspection"}
+
+
+def test_what_is_remembered_is_forgotten_when_a_decoder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {module.__name__.rpartition(".")[2] for module in tasks.inspection.DECODED_BY} == DECODERS
+    before = looks_file(tmp_path, 64)
+    for module in tasks.inspection.DECODED_BY:
+        changed = tmp_path / "changed.py"
+        changed.write_bytes(Path(str(module.__file__)).read_bytes() + b"#")
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "__file__", str(changed))
+            assert looks_file(tmp_path, 64) != before
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tasks.inspection import inspect_pictures
+import tasks.inspection
+from tasks.inspection import inspect_pictures, looks_file
 seen = inspect_pictures(sorted(Path().glob("*.png")), 64, Path("looks.sqlite"))
 for _ in range(80):
     next(seen)
