@@ -16,24 +16,24 @@ import torch
 from benchmarks.measure import machine, ratio, take_turns
 from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
-from tasks.checks import ValidateSettings
-from tasks.cli import read_section
-from tasks.easel import Easel
-from tasks.evaluate import EvaluateSettings, evaluate
-from tasks.validate import validate
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
-from tlora.base_model import ModelSpec
+from tasks.evaluate.drawing import Easel
+from tasks.evaluate.stage import EvaluateSettings, evaluate
+from tasks.running.cli import read_section
+from tasks.validate.checks import ValidateSettings
+from tasks.validate.stage import validate
 from tlora.checkpoint import save_tlora_weights
-from tlora.concept import read_concept
-from tlora.data import PromptCache
+from tlora.flux.cached import PromptCache
+from tlora.flux.model import load_scheduler, load_transformer, load_vae
+from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
-from tlora.model import load_scheduler, load_transformer, load_vae
-from tlora.progress import Progress
+from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+from tlora.metadata.concept import read_concept
+from tlora.metadata.config import TLoRAConfig
+from tlora.pictures.tokens import TextSettings
+from tlora.pictures.views import ViewSettings
+from tlora.runtime.progress import Progress
+from tlora.runtime.settings import parse_settings
 from tlora.sampling import Painter
-from tlora.settings import parse_settings
-from tlora.tokens import TextSettings
-from tlora.views import ViewSettings
 
 MODEL = ModelSpec("models/pocket-flux", dtype="float32")
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")

@@ -1,7 +1,7 @@
 """A training step at FLUX.1's true size on a GPU: 512 and 1024 pixels, batch 1 and 4, short and long captions, compiled or not.
 
 The weights are random bfloat16 made on the device: what a step costs does not depend on them. The floor is the frozen base,
-forward and backward to the packed latents; ours and PEFT's LoRA share its weights. MFU is `tlora.flops`' of each contender.
+forward and backward to the packed latents; ours and PEFT's LoRA share its weights. MFU is each contender's.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from benchmarks.measure import machine, take_turns
 from benchmarks.sampling import ATTENTION
-from tlora.adapter_config import TLoRAConfig
-from tlora.blocks import compile_blocks, recompute_blocks
-from tlora.flops import matmul_rate, step_cost
+from tlora.flux.noise import MAX_TIMESTEP
 from tlora.inject import inject_tlora_into_transformer
-from tlora.noise import MAX_TIMESTEP
-from tlora.optimizer import OptimizerSettings, build_optimizer
-from tlora.peak_memory import peak_bytes, restart_peak
+from tlora.metadata.config import TLoRAConfig
 from tlora.schedule import RankSchedule
+from tlora.training.mfu import matmul_rate, step_cost
+from tlora.training.optimizer import OptimizerSettings, build_optimizer
+from tlora.training.peak_memory import peak_bytes, restart_peak
+from tlora.training.recompute import compile_blocks, recompute_blocks
 
 RANK = 16
 PIXELS_PER_TOKEN = 16

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.measure import machine
-from tlora.base_model import FluxShape, Quantisation
+from tlora.flux.spec import FluxShape, Quantisation
 
 SHAPE = FluxShape(double_blocks=4, single_blocks=10, width=512, head_width=64)  # 81 million weights
 SMALL = FluxShape(double_blocks=1, single_blocks=2, width=256, head_width=64)
@@ -83,12 +83,12 @@ def measure(model: Path, case: Case) -> int:
     import torch
     from accelerate import Accelerator
 
-    from tlora.base_model import ModelSpec
-    from tlora.data import LatentItem
+    from tlora.flux.cached import LatentItem
+    from tlora.flux.model import load_transformer
+    from tlora.flux.spec import ModelSpec
     from tlora.inject import inject_tlora_into_transformer
-    from tlora.model import load_transformer
-    from tlora.peak_memory import held_bytes, peak_bytes, restart_peak
-    from tlora.training import Training
+    from tlora.training.loop import Training
+    from tlora.training.peak_memory import held_bytes, peak_bytes, restart_peak
 
     spec = ModelSpec(str(model), dtype="float32", quantisation=case.quantisation)
     settings, side = _settings(case), case.side // SHAPE.pixels_per_latent
@@ -113,17 +113,17 @@ def _measure_apart(model: Path, case: Case) -> int:
 
 
 def _settings(case: Case):  # type: ignore[no-untyped-def]  # torch is loaded only where it is needed
-    from tlora.adapter_config import TLoRAConfig
-    from tlora.noise import NoiseSettings
-    from tlora.optimizer import OptimizerSettings
-    from tlora.training_settings import LoopSettings, TrainingSettings
+    from tlora.flux.noise import NoiseSettings
+    from tlora.metadata.config import TLoRAConfig
+    from tlora.training.optimizer import OptimizerSettings
+    from tlora.training.settings import LoopSettings, TrainingSettings
 
     loop = LoopSettings(max_train_steps=2, train_batch_size=case.batch, gradient_checkpointing=case.checkpointing)
     return TrainingSettings(TLoRAConfig(min_rank=1), NoiseSettings(), OptimizerSettings(learning_rate=1e-4), loop)
 
 
 def _estimate(shape: FluxShape, case: Case) -> float:
-    from tlora.memory import Workload, estimate_memory
+    from tlora.training.memory_estimate import Workload, estimate_memory
 
     load = Workload((case.side // shape.pixels_per_latent // 2) ** 2, TEXT_TOKENS, "float32", "no", case.quantisation)
     return estimate_memory(shape, _settings(case), case.targets, load).total

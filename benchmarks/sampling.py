@@ -15,9 +15,9 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from benchmarks.measure import machine, ratio, take_turns
-from tlora.adapter_config import TLoRAConfig
 from tlora.inject import adapter_layers, inject_tlora_into_transformer, tlora_parameters
 from tlora.merge import merged_weight, merged_weights
+from tlora.metadata.config import TLoRAConfig
 from tlora.schedule import RankSchedule
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]

@@ -22,21 +22,22 @@ from torch import Tensor
 from benchmarks.measure import machine, ratio, take_turns
 from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
-from tasks.checks import ValidateSettings
-from tasks.cli import read_section
-from tasks.identity import TrainSettings
-from tasks.validate import validate
-from tlora.base_model import ModelSpec
-from tlora.data import CaptionDataset, LatentCache, LatentItem, PromptCache
+from tasks.running.cli import read_section
+from tasks.train.identity import TrainSettings
+from tasks.validate.checks import ValidateSettings
+from tasks.validate.stage import validate
+from tlora.data import CaptionDataset
+from tlora.flux.cached import LatentCache, LatentItem, PromptCache
+from tlora.flux.latents import PATCH
+from tlora.flux.model import encode_posterior, load_transformer, load_vae, pixels_per_latent
+from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer
-from tlora.latents import PATCH
-from tlora.manifest import read_manifest
-from tlora.model import encode_posterior, load_transformer, load_vae, pixels_per_latent
-from tlora.settings import parse_settings
+from tlora.pictures.manifest import read_manifest
+from tlora.pictures.tokens import TextSettings
+from tlora.pictures.views import ViewSettings
+from tlora.runtime.settings import parse_settings
 from tlora.text import encode_captions, load_text_encoders
-from tlora.tokens import TextSettings
-from tlora.training import StepReport, Training
-from tlora.views import ViewSettings
+from tlora.training.loop import StepReport, Training
 
 MODEL = ModelSpec("models/pocket-flux", dtype="float32", device="cpu")
 STAGE, WARM_UP = "the stage, from its caches", 3

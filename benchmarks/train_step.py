@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from benchmarks.measure import machine, ratio, take_turns
 from benchmarks.sampling import CHANNELS, SMOKE, Shape, bare, forward, inputs_of, with_adapter, with_peft
-from tlora.blocks import compile_blocks, recompute_blocks
 from tlora.inject import tlora_parameters
-from tlora.optimizer import OptimizerSettings, build_optimizer
-from tlora.peak_memory import held_bytes, peak_bytes, restart_peak
 from tlora.schedule import RankSchedule
+from tlora.training.optimizer import OptimizerSettings, build_optimizer
+from tlora.training.peak_memory import held_bytes, peak_bytes, restart_peak
+from tlora.training.recompute import compile_blocks, recompute_blocks
 
 FLOOR = "frozen base (floor)"
 _M_MMAP_THRESHOLD = -3  # of glibc's mallopt

@@ -6,7 +6,7 @@ can import it: without a server of one's own, Prefect starts one, which takes a 
 
 import os
 
-from tasks.telemetry import telemetry_off
+from tasks.running.telemetry import telemetry_off
 
 telemetry_off()
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "true")

@@ -12,14 +12,14 @@ from prefect import State, flow, get_run_logger
 from prefect.states import Completed, Failed
 
 from flows import stages
-from flows.hidden import stage_secrets
 from flows.pipeline import run_id
 from flows.promote import registered_name
+from flows.secrets import stage_secrets
 from flows.worktree import git, tree_of
-from tasks.promotion import PromotionError
-from tasks.tracking.promotion import CHAMPION, fetch_adapter, record_measurement
+from tasks.registry.promotion import CHAMPION, fetch_adapter, record_measurement
+from tasks.registry.verdict import PromotionError
+from tasks.registry.versions import find_alias
 from tasks.tracking.store import explained_failures, open_store
-from tasks.tracking.versions import find_alias
 from tlora.errors import TloraError, TrainingError
 
 METRICS = Path("metrics/evaluate.json")

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from tasks.cli import read_params
+from tasks.running.cli import read_params
 from tlora.errors import SettingsError
-from tlora.settings import nearest
-from tlora.whole_file import write_text
+from tlora.runtime.atomic_file import write_text
+from tlora.runtime.settings import nearest
 
 
 def parse_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> dict[tuple[str, str], Any]:

@@ -20,13 +20,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import stages
-from flows.console import run_once
-from flows.hidden import stage_secrets
-from flows.missing import needed_stages
+from flows.command import run_once
+from flows.needed_outputs import needed_stages
 from flows.plan import read_status
 from flows.processes import end_with_parent
 from flows.progress import ProgressArtifact
-from flows.report import data_report, run_report
+from flows.run_page import data_report, run_report
+from flows.secrets import stage_secrets
 from flows.stages import Outcome, StageRun
 from flows.worktree import own_tree
 from tasks.dvc_command import run_dvc

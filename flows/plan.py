@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.stages import order_graph, read_graph
-from tasks.cli import read_params
 from tasks.dvc_command import run_dvc
-from tasks.state import remembered_seconds
+from tasks.running.cli import read_params
+from tasks.running.state_folder import remembered_seconds
 from tlora.errors import TloraError
-from tlora.settings import read_mapping
+from tlora.runtime.settings import read_mapping
 
 PARAMS, LOCK, TRAIN_LOG = Path("params.yaml"), Path("dvc.lock"), Path("reports/train/log.jsonl")
 MOST_REASONS, MOST_OF_VALUE = 3, 24  # in a row of the table; characters

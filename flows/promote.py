@@ -17,15 +17,15 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.console import run_once
-from tasks.cli import read_section
-from tasks.promotion import PromoteSettings, Verdict
-from tasks.tracking import promotion
+from flows.command import run_once
+from tasks.registry import promotion
+from tasks.registry.verdict import PromoteSettings, Verdict
+from tasks.running.cli import read_section
 from tasks.tracking.store import Store, explained_failures, open_store
-from tlora.base_model import ModelSpec
-from tlora.concept import read_concept
 from tlora.errors import TloraError
-from tlora.settings import parse_settings
+from tlora.flux.spec import ModelSpec
+from tlora.metadata.concept import read_concept
+from tlora.runtime.settings import parse_settings
 
 PARAMS, CONCEPT = Path("params.yaml"), Path("concept.yaml")
 GATE = "the gate"

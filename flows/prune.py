@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.news import read_settings
+from flows.reasons import read_settings
 from flows.worktree import git
 from tasks.dvc_command import run_dvc
-from tasks.state import state_folder
+from tasks.registry.versions import PinnedVersion, pinned_versions
+from tasks.running.state_folder import state_folder
 from tasks.tracking.store import explained_failures, open_store
-from tasks.tracking.versions import PinnedVersion, pinned_versions
 from tlora.errors import SettingsError, TloraError
-from tlora.fingerprint import digest_of
+from tlora.metadata.digests import digest_of
 
 DATA = Path("data.dvc")
 FINGERPRINT = "fingerprint.json"

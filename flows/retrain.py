@@ -27,12 +27,12 @@ from prefect.deployments import run_deployment
 from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 
-from flows.console import run_once
-from flows.news import News, RetrainSettings, bring_in, find_news, read_settings
+from flows.command import run_once
 from flows.pipeline import pipeline
 from flows.plan import make_plan, rows_of, summary_of
 from flows.promote import promote, registered_name
-from flows.report import table
+from flows.reasons import News, RetrainSettings, bring_in, find_news, read_settings
+from flows.run_page import table
 from flows.worktree import commit, git
 from tasks.dvc_command import run_dvc
 from tasks.tracking.store import explained_failures, open_store

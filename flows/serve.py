@@ -21,10 +21,10 @@ from pathlib import Path
 from types import FrameType
 
 from flows import processes
-from tasks.state import repository_root, state_folder
+from tasks.running.state_folder import repository_root, state_folder
 from tasks.tracking.store import open_store, store_uri
 from tlora.errors import SettingsError, TloraError
-from tlora.whole_file import write_text
+from tlora.runtime.atomic_file import write_text
 
 HOST = "127.0.0.1"
 POOLS = {"gpu": 1, "cpu": 4}  # work pool -> runs at once: one card takes one run, and what waits for a person takes no card
@@ -87,7 +87,7 @@ def _bring_up(addresses: Addresses, environment: dict[str, str], backend: str | 
         _wait_until_up(f"{addresses.mlflow}/health", mlflow, logs / "mlflow.log")
     _wait_until_up(f"{addresses.prefect_api}/health", server, logs / "prefect.log")
     os.environ["PREFECT_API_URL"] = addresses.prefect_api  # prefect reads it when it is imported
-    from flows.preparation import prepare
+    from flows.server_setup import prepare
 
     prepare(POOLS, os.environ.get(NOTIFY, ""))
     _deploy(environment, logs)

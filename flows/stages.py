@@ -1,7 +1,7 @@
 """The thin adapter to DVC: ask for the order of its stages, run one as a child process that is ours.
 
 Only the command line is used. DVC never forwards a signal to the stage that it runs, so dvc and stage get a process group
-of their own, and whoever stops waiting for the group stops the group: this process, or, if it was killed with -9, the keeper.
+of their own, and whoever stops waiting for the group stops the group: this process, or, if it was killed with -9, the supervisor.
 """
 
 import json
@@ -18,11 +18,11 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
-from flows import keeper
-from flows.hidden import strike_out
+from flows import supervisor
+from flows.secrets import strike_out
 from tasks.dvc_command import dvc_command, last_error, run_dvc
-from tasks.state import exit_file
-from tlora.preemption import PREEMPTED
+from tasks.running.state_folder import exit_file
+from tlora.runtime.preemption import PREEMPTED
 
 Outcome = Literal["Completed", "Skipped", "Restored", "Preempted", "Failed"]
 
@@ -100,7 +100,7 @@ def run_stage(
     started = time.time()
     options = ["--allow-missing"] if allow_missing else []
     process = subprocess.Popen(
-        [*_keeper(grace_seconds), *dvc_command("--wait-for-lock", "repro", "--single-item", *options, stage)],
+        [*_supervisor(grace_seconds), *dvc_command("--wait-for-lock", "repro", "--single-item", *options, stage)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -116,7 +116,7 @@ def run_stage(
         log(lines[-1])
 
     finished = False
-    with process:  # closes the pipes and reaps the keeper
+    with process:  # closes the pipes and reaps the supervisor
         try:
             _follow(process, hear)
             finished = True
@@ -172,8 +172,8 @@ def _own_words(stage: str, lines: list[str]) -> str:
     return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), "")
 
 
-def _keeper(grace_seconds: float) -> list[str]:
-    return [sys.executable, "-I", keeper.__file__, str(grace_seconds)]
+def _supervisor(grace_seconds: float) -> list[str]:
+    return [sys.executable, "-I", supervisor.__file__, str(grace_seconds)]
 
 
 def _environment() -> dict[str, str]:

@@ -11,9 +11,9 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from flows.overrides import apply_overrides, parse_overrides
-from tasks.cli import read_params
 from tasks.dvc_command import run_dvc
-from tasks.state import state_folder
+from tasks.running.cli import read_params
+from tasks.running.state_folder import state_folder
 from tlora.errors import SettingsError
 
 PARAMS = Path("params.yaml")

@@ -13,19 +13,20 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from tasks.cache import assemble
-from tasks.cli import named_section, run_stage
-from tasks.state import state_folder
-from tlora.base_model import ModelSpec, base_digest, require_base
-from tlora.data import content_key, item_file, latent_weights, to_pixels, to_weights, write_item
-from tlora.device import hold_device
-from tlora.latents import PATCH
-from tlora.loss_mask import read_mask
-from tlora.manifest import Manifest, PictureItem, read_manifest
-from tlora.model import Vae, choose_device, encode_posterior, load_vae, pixels_per_latent
-from tlora.pictures import decode_picture
-from tlora.progress import Progress
-from tlora.views import View, ViewSettings, require_resolution, take_view, views_of
+from tasks.running.cli import named_section, run_stage
+from tasks.running.state_folder import state_folder
+from tlora.data import latent_weights, to_pixels, to_weights
+from tlora.flux.cached import assemble, content_key, item_file, write_item
+from tlora.flux.files import base_digest, require_base
+from tlora.flux.latents import PATCH
+from tlora.flux.model import Vae, choose_device, encode_posterior, load_vae, pixels_per_latent
+from tlora.flux.spec import ModelSpec
+from tlora.pictures.decode import decode_picture
+from tlora.pictures.loss_mask import read_mask
+from tlora.pictures.manifest import Manifest, PictureItem, read_manifest
+from tlora.pictures.views import View, ViewSettings, require_resolution, take_view, views_of
+from tlora.runtime.device_lock import hold_device
+from tlora.runtime.progress import Progress
 
 PREPROCESSING = "1"  # changes whenever the same view of the same bytes would give other pixels
 

@@ -8,16 +8,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.cache import assemble
-from tasks.cli import run_stage
-from tasks.state import state_folder
-from tlora.base_model import ModelSpec, base_digest, require_base
-from tlora.concept import read_concept
-from tlora.data import content_key, item_file, write_item
-from tlora.manifest import read_manifest
-from tlora.progress import Progress
+from tasks.running.cli import run_stage
+from tasks.running.state_folder import state_folder
+from tlora.flux.cached import assemble, content_key, item_file, write_item
+from tlora.flux.files import base_digest, require_base
+from tlora.flux.spec import ModelSpec
+from tlora.metadata.concept import read_concept
+from tlora.pictures.manifest import read_manifest
+from tlora.pictures.tokens import TextSettings
+from tlora.runtime.progress import Progress
 from tlora.text import TextEncoders, encode_captions, load_text_encoders
-from tlora.tokens import TextSettings
 
 
 def cache_prompts(

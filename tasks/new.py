@@ -17,11 +17,11 @@ from pathlib import Path
 import yaml
 
 from tasks.dvc_command import run_dvc
-from tasks.state import state_folder
-from tlora.concept import parse_concept
+from tasks.running.state_folder import state_folder
 from tlora.errors import PictureError, SettingsError, TloraError
-from tlora.pictures import FOREIGN_SUFFIXES, MASK_ENDING, SUFFIXES, caption_path, list_pictures, mask_path
-from tlora.whole_file import write_text
+from tlora.metadata.concept import parse_concept
+from tlora.pictures.files import FOREIGN_SUFFIXES, MASK_ENDING, SUFFIXES, caption_path, list_pictures, mask_path
+from tlora.runtime.atomic_file import write_text
 
 DATA = Path("data")
 IMAGES = DATA / "images"

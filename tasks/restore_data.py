@@ -12,16 +12,16 @@ from pathlib import Path
 
 import yaml
 
-from tasks.cli import read_section
 from tasks.dvc_command import parse_dvc_file, read_dvc_file, run_dvc
-from tasks.telemetry import telemetry_off
+from tasks.registry.versions import find_alias
+from tasks.running.cli import read_section
+from tasks.running.telemetry import telemetry_off
 from tasks.tracking.store import TrackingError, explained_failures, open_store
-from tasks.tracking.versions import find_alias
-from tlora.base_model import ModelSpec
-from tlora.concept import read_concept
 from tlora.errors import PictureError, SettingsError, TloraError
-from tlora.settings import parse_settings
-from tlora.whole_file import write_text
+from tlora.flux.spec import ModelSpec
+from tlora.metadata.concept import read_concept
+from tlora.runtime.atomic_file import write_text
+from tlora.runtime.settings import parse_settings
 
 FILE = Path("data.dvc")
 CONCEPT = Path("concept.yaml")

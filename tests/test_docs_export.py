@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
-from tlora.base_model import ModelSpec
 from tlora.checkpoint import save_tlora_weights
 from tlora.cli import main
+from tlora.flux.model import load_transformer
+from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
-from tlora.model import load_transformer
+from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+from tlora.metadata.config import TLoRAConfig
 
 ROOT = Path(__file__).parents[1]
 

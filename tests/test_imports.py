@@ -20,7 +20,7 @@ COMMANDS = {
     "tasks.cache_prompts": {"diffusers", "mlflow", "prefect"},
     "dvc.cli, dvc.commands.repro, tasks.cache_latents, tasks.train, tasks.evaluate": {"mlflow", "prefect"},  # mlflow only later
 }
-SLOW = [name for name in COMMANDS if "tasks.cache" in name or name == "flows.promote"]
+SLOW = [name for name in COMMANDS if "tlora.flux.cached" in name or name == "flows.promote"]
 
 
 @pytest.mark.parametrize("command", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in COMMANDS])

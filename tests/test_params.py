@@ -9,13 +9,13 @@ import yaml
 
 from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
-from tasks.cli import read_section
-from tasks.evaluate import evaluate
-from tasks.register import register
-from tasks.train import train
-from tasks.validate import validate
-from tlora.flat_config import FlatConfig, read_flat_config
-from tlora.settings import parse_settings
+from tasks.evaluate.stage import evaluate
+from tasks.register.stage import register
+from tasks.running.cli import read_section
+from tasks.train.stage import train
+from tasks.validate.stage import validate
+from tlora.commands.flat_config import FlatConfig, read_flat_config
+from tlora.runtime.settings import parse_settings
 
 ROOT = Path(__file__).parents[1]
 FILES = ["params.yaml", "params/pocket.yaml", "params/flux1-dev.yaml"]

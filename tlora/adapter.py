@@ -5,20 +5,18 @@ length of that call; a layer with rank masking on that is asked to run without o
 """
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tlora.adapter_config import TLoRAConfig
 from tlora.errors import InjectionError, MaskError
-from tlora.quantise import plain_weight
-from tlora.singular_vectors import full_triplets, principal_triplets, random_triplets
+from tlora.metadata.config import TLoRAConfig
+from tlora.singular_vectors import singular_factors
 
-if TYPE_CHECKING:
-    from tlora.sharing import SharedInput
+__all__ = ["OrthoTLoRALinear", "SharedInput", "TLoRAConfig", "TLoRALinear", "build_layer", "device_of", "features_of"]
 
 
 class _MaskedLayer(nn.Module):
@@ -86,6 +84,39 @@ class _MaskedLayer(nn.Module):
         return hidden if strength == 1.0 else hidden * strength
 
 
+class SharedInput:
+    """One down projection for layers that read the same tensor, as q, k and v do: one wider product in place of three thin ones.
+
+    Every layer keeps its own parameters, and so its place in files, optimizer and merge: they are put side by side for the
+    length of a product. The products are kept for the length of a block's call, within which neither weights nor mask can change.
+
+    Args:
+        downs: Of the layers of one adapter and one attention, without dropout: each would drop inputs of its own.
+    """
+
+    def __init__(self, downs: Sequence[nn.Linear]) -> None:
+        self._downs = list(downs)
+        self.is_open = False
+        self._input: Tensor | None = None
+        self._ranks: Sequence[Tensor] = ()
+
+    def open(self) -> None:
+        """Begin a call of the block."""
+        self.is_open = True
+
+    def close(self) -> None:
+        """End it, and let go of what it kept."""
+        self.is_open, self._input, self._ranks = False, None, ()
+
+    def project(self, place: int, x: Tensor, gate: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the gated ranks (batch, ..., rank) of the layer at this place."""
+        if self._input is not x:
+            down = torch.cat([down.weight for down in self._downs]).to(x.dtype)
+            side_by_side = F.linear(x, down).unflatten(-1, (len(self._downs), -1))
+            self._input, self._ranks = x, gate(side_by_side).unbind(-2)
+        return self._ranks[place]
+
+
 class TLoRALinear(_MaskedLayer):
     """base(x) + scale * alpha/rank * up(mask * down(x)) around a frozen Linear, quantised or not.
 
@@ -106,7 +137,7 @@ class TLoRALinear(_MaskedLayer):
         self, base: nn.Module, cfg: TLoRAConfig, generator: torch.Generator | None = None, *, initialise: bool = True
     ) -> None:
         super().__init__(base, cfg)
-        self.shared: "SharedInput | None" = None  # set by sharing.py, with this layer's place among those that share
+        self.shared: SharedInput | None = None  # set by `share_inputs`, with this layer's place among those that share
         self.place = 0
         inside, outside = features_of(base, cfg)
         self.down = nn.Linear(inside, cfg.rank, bias=False)
@@ -170,7 +201,7 @@ class OrthoTLoRALinear(_MaskedLayer):
         inside, outside = features_of(base, cfg)
         q, p, strengths = torch.zeros(cfg.rank, inside), torch.zeros(outside, cfg.rank), torch.zeros(cfg.rank)
         if initialise:
-            q, p, strengths = _singular_factors(base, cfg, (outside, inside), generator)
+            q, p, strengths = singular_factors(base, cfg, (outside, inside), generator)
         self.q_layer = nn.Linear(inside, cfg.rank, bias=False)
         self.p_layer = nn.Linear(cfg.rank, outside, bias=False)
         self.q_layer.weight = nn.Parameter(q)
@@ -233,18 +264,3 @@ def features_of(base: nn.Module, cfg: TLoRAConfig) -> tuple[int, int]:
     if cfg.rank > most:
         raise InjectionError(f"rank {cfg.rank} is larger than a layer of {inside} x {outside} can hold: use at most {most}")
     return inside, outside
-
-
-def _singular_factors(
-    base: nn.Module, cfg: TLoRAConfig, shape: tuple[int, int], generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return q (rank, in), p (out, rank) and the singular values (rank,) that the config asks for."""
-    first = {"principal": 0, "middle": (min(shape) - cfg.rank) // 2, "last": min(shape) - cfg.rank}[cfg.sig_type]
-    chosen = slice(first, first + cfg.rank)
-    if cfg.svd_source == "random":
-        q, p, strengths = random_triplets(*shape, chosen, generator)
-        return q, p, strengths / cfg.rank
-    weight = plain_weight(base)
-    if weight is None:
-        raise InjectionError("svd_source 'weight' needs a base that can be restored to plain weights: use svd_source 'random'")
-    return principal_triplets(weight, cfg.rank, generator) if cfg.sig_type == "principal" else full_triplets(weight, chosen)

@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from tlora.adapter_metadata import AdapterMetadata, find_weights, read_metadata, read_strings, reason_of
 from tlora.errors import CheckpointError
 from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer
-from tlora.whole_file import write_bytes
+from tlora.metadata.adapter import AdapterMetadata, find_weights, read_metadata, read_strings, reason_of
+from tlora.runtime.atomic_file import write_bytes
 
 
 def save_tlora_weights(module: nn.Module, file: Path, metadata: AdapterMetadata) -> None:

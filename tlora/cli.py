@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from tlora.commands import card, doctor, export, import_, infer, inspect, train
 from tlora.errors import TloraError
-from tlora.preemption import PREEMPTED, Preempted
+from tlora.runtime.preemption import PREEMPTED, Preempted
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,17 @@ Several adapters are layers around layers, so their updates add up, each under i
 of masks and of scales, with an entry for each adapter, in the order in which they were injected.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tlora.adapter import OrthoTLoRALinear, TLoRALinear, build_layer, device_of, features_of
-from tlora.adapter_config import TLoRAConfig
+from tlora.adapter import OrthoTLoRALinear, SharedInput, TLoRALinear, build_layer, device_of, features_of
 from tlora.errors import InjectionError
-from tlora.settings import nearest
-from tlora.sharing import SharedInput, share_inputs, shared_inputs
+from tlora.metadata.config import TLoRAConfig
+from tlora.runtime.settings import nearest
 
 Layer = TLoRALinear | OrthoTLoRALinear
 Masks = Tensor | tuple[Tensor | None, ...] | None
@@ -256,3 +255,30 @@ def _layers_of(block: nn.Module) -> list[Layer]:
 def _shared_of(block: nn.Module) -> list[SharedInput]:
     shared: list[SharedInput] = block.__dict__.get("_tlora_shared", [])
     return shared
+
+
+READ_TOGETHER = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
+
+
+def share_inputs(layers: Mapping[str, nn.Module]) -> None:
+    """Let the layers of one adapter, by name, project down together where they read the same tensor."""
+    for parent in dict.fromkeys(name.rpartition(".")[0] for name in layers):
+        for leaves in READ_TOGETHER:
+            found = [layers.get(f"{parent}.{leaf}") for leaf in leaves]
+            together = [layer for layer in found if isinstance(layer, TLoRALinear) and not layer.cfg.dropout]
+            if len(together) > 1:
+                shared = SharedInput([layer.down for layer in together])
+                for place, layer in enumerate(together):
+                    layer.shared, layer.place = shared, place
+
+
+def shared_inputs(layers: Sequence[nn.Module]) -> list[SharedInput]:
+    """Return what these layers share."""
+    return list(dict.fromkeys(layer.shared for layer in layers if isinstance(layer, TLoRALinear) and layer.shared))
+
+
+def stop_sharing(module: nn.Module) -> None:
+    """Let every layer read its own weights alone again, as offloading one layer at a time needs."""
+    for layer in module.modules():
+        if isinstance(layer, TLoRALinear):
+            layer.shared = None

@@ -6,7 +6,7 @@ known before the loop, from the scheduler's own float32 timesteps.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,14 +16,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from tlora.adapter_config import TLoRAConfig
 from tlora.errors import SettingsError
+from tlora.flux.latents import PATCH
+from tlora.flux.model import Conditioning, Scheduler, Vae, decode_latents, pixels_per_latent, predict_velocity
+from tlora.flux.noise import MAX_TIMESTEP
 from tlora.inject import Masks, adapter_layers
-from tlora.latents import PATCH
-from tlora.model import Conditioning, Scheduler, Vae, decode_latents, pixels_per_latent, predict_velocity
-from tlora.noise import MAX_TIMESTEP
+from tlora.metadata.config import TLoRAConfig
 from tlora.schedule import RankSchedule, sigma_mask_from_step_index
-from tlora.tiling import circular_convolutions, tile_shift
 
 
 @dataclass(frozen=True)
@@ -197,3 +196,29 @@ def _of_step(masks: Masks, index: int, device: torch.device) -> Masks:
 
 def _by_index(index: int, steps: int, schedule: RankSchedule) -> Tensor:
     return sigma_mask_from_step_index(index, steps, schedule.rank, schedule.min_rank, schedule.alpha_rank_scale)
+
+
+_GOLDEN, _PLASTIC = 0.6180339887, 0.7548776662  # multiples of either fall nowhere twice, and evenly
+
+
+def tile_shift(step: int, latents: Float[Tensor, "batch c h w"]) -> tuple[int, int]:
+    """Return how far to roll latents (down, right) at a step: whole tokens, and elsewhere at every step."""
+    rows, columns = latents.shape[-2] // PATCH, latents.shape[-1] // PATCH
+    return int((step + 1) * _GOLDEN % 1 * rows) * PATCH, int((step + 1) * _PLASTIC % 1 * columns) * PATCH
+
+
+@contextmanager
+def circular_convolutions(vae: nn.Module) -> Iterator[None]:
+    """Let the convolutions of a VAE's decoder wrap round instead of padding with zeros.
+
+    Its attention and its group norms know no positions, so decoding rolled latents is then rolling the decoded picture.
+    """
+    decoder = vae.get_submodule("decoder")
+    convolutions = [m for m in decoder.modules() if isinstance(m, nn.Conv2d) and m.padding_mode == "zeros"]
+    for convolution in convolutions:
+        convolution.padding_mode = "circular"
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            convolution.padding_mode = "zeros"

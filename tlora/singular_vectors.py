@@ -10,7 +10,11 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from tlora.errors import InjectionError
+from tlora.flux.quantise import plain_weight
+from tlora.metadata.config import TLoRAConfig
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 BLOCK = 32  # columns that one product with the matrix takes: fewer read it too often, more converge later
@@ -98,3 +102,18 @@ def _gaussian_values(longer: int, shorter: int, chosen: slice, source: np.random
 def _copy(view: Tensor) -> Tensor:
     """Let go of the decomposition: a view, contiguous or not, keeps the whole of it in memory."""
     return view.clone(memory_format=torch.contiguous_format)
+
+
+def singular_factors(
+    base: nn.Module, cfg: TLoRAConfig, shape: tuple[int, int], generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q (rank, in), p (out, rank) and the singular values (rank,) that the config asks for."""
+    first = {"principal": 0, "middle": (min(shape) - cfg.rank) // 2, "last": min(shape) - cfg.rank}[cfg.sig_type]
+    chosen = slice(first, first + cfg.rank)
+    if cfg.svd_source == "random":
+        q, p, strengths = random_triplets(*shape, chosen, generator)
+        return q, p, strengths / cfg.rank
+    weight = plain_weight(base)
+    if weight is None:
+        raise InjectionError("svd_source 'weight' needs a base that can be restored to plain weights: use svd_source 'random'")
+    return principal_triplets(weight, cfg.rank, generator) if cfg.sig_type == "principal" else full_triplets(weight, chosen)

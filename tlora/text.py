@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5TokenizerFast
 
-from tlora.base_model import ModelSpec, require_base
 from tlora.errors import ModelError
-from tlora.tokens import require_vocabularies
+from tlora.flux.files import require_base
+from tlora.flux.spec import ModelSpec
+from tlora.pictures.tokens import require_vocabularies
 
 
 @dataclass(frozen=True)

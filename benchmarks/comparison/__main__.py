@@ -19,12 +19,12 @@ from benchmarks.comparison.measures import Measures
 from benchmarks.comparison.page import SHARES, comparison_page, make_sheet, matched_step
 from benchmarks.comparison.runs import Run, run_missing
 from benchmarks.comparison.trial import BASE, BATCH, LEARNING_RATE, SEEDS_PER_PROMPT, TARGETS
-from tasks.state import state_folder
-from tasks.telemetry import telemetry_off
-from tlora.base_model import base_digest
-from tlora.fingerprint import digest_of
-from tlora.settings import read_mapping
-from tlora.whole_file import write_text
+from tasks.running.state_folder import state_folder
+from tasks.running.telemetry import telemetry_off
+from tlora.flux.files import base_digest
+from tlora.metadata.digests import digest_of
+from tlora.runtime.atomic_file import write_text
+from tlora.runtime.settings import read_mapping
 
 
 @dataclass(frozen=True)

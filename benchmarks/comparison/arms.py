@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tlora.adapter_config import TLoRAConfig
+from tlora.metadata.config import TLoRAConfig
 from tlora.schedule import RankSchedule
 
 RANK = 16

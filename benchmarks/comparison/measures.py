@@ -11,7 +11,7 @@ from benchmarks.comparison.concepts import REFERENCES, Concept
 from pocket.judge import LABELS, Judge
 from pocket.pictures import to_tensor
 from pocket.textures import MATERIALS
-from tlora.evaluator import Evaluator, embed_pictures
+from tlora.evaluation.evaluator import Evaluator, embed_pictures
 
 CAPTION = "a matbrk wall"
 NOVEL = {  # composition -> prompt; the trained composition is not among them

@@ -9,7 +9,7 @@ from benchmarks.comparison.arms import ARMS
 from benchmarks.comparison.matched import Curve, Difference, at_fidelity, common_fidelity, paired_difference
 from benchmarks.comparison.measures import NOVEL
 from benchmarks.measure import machine
-from tlora.grid import labelled_grid
+from tlora.evaluation.grid import labelled_grid
 
 SHARES = (0.8, 0.5)  # of the fidelity that every method reaches; the first is the one that counts
 MEASURES = {"following": "prompt following", "copying": "copying", "survival": "other materials kept"}

@@ -15,8 +15,8 @@ from benchmarks.comparison.concepts import all_concepts
 from benchmarks.comparison.measures import Yardstick, measure
 from benchmarks.comparison.page import strip_of
 from benchmarks.comparison.trial import Bench, learn
-from tlora.progress import Progress
-from tlora.whole_file import write_json
+from tlora.runtime.atomic_file import write_json
+from tlora.runtime.progress import Progress
 
 
 @dataclass(frozen=True)

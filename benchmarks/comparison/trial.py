@@ -13,18 +13,18 @@ from benchmarks.comparison.concepts import Concept
 from benchmarks.comparison.measures import CAPTION, NOVEL, OTHERS
 from pocket.judge import Judge
 from pocket.pictures import to_tensor
-from tlora.adapter_config import TLoRAConfig
-from tlora.base_model import ModelSpec
-from tlora.data import LatentItem
-from tlora.evaluator import Evaluator, load_evaluator
+from tlora.evaluation.evaluator import Evaluator, load_evaluator
+from tlora.flux.cached import LatentItem
+from tlora.flux.model import encode_posterior, load_scheduler, load_transformer, load_vae
+from tlora.flux.noise import NoiseSettings
+from tlora.flux.spec import ModelSpec
 from tlora.inject import eject_tlora_from_transformer, inject_tlora_into_transformer
-from tlora.model import encode_posterior, load_scheduler, load_transformer, load_vae
-from tlora.noise import NoiseSettings
-from tlora.optimizer import OptimizerSettings
+from tlora.metadata.config import TLoRAConfig
 from tlora.sampling import Painter, SampleSettings, draw_pictures
 from tlora.text import encode_captions, load_text_encoders
-from tlora.training import Training
-from tlora.training_settings import LoopSettings, TrainingSettings
+from tlora.training.loop import Training
+from tlora.training.optimizer import OptimizerSettings
+from tlora.training.settings import LoopSettings, TrainingSettings
 
 BASE = ModelSpec("models/pocket-flux", dtype="float32", device="cpu")
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")

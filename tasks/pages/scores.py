@@ -6,8 +6,8 @@ from typing import Any
 
 from tasks.pages.axis import show_exactly
 from tasks.pages.charts import Dot, Estimate, curve_chart
+from tasks.pages.metric_words import KNOWN, describe
 from tasks.pages.page import escape, table
-from tasks.pages.wording import KNOWN, describe
 
 BASE = "base"
 _NO_METRICS = ("step", "scale")  # numbers that say what was measured, not how good it is

@@ -13,8 +13,8 @@ from types import TracebackType
 
 from tasks.tracking.runs import Point, find_or_create_run, known_points, log_pictures, log_points
 from tasks.tracking.store import Store, TrackingError, explained_failures, open_store, public_uri, store_uri
-from tlora.adapter_metadata import AdapterMetadata
-from tlora.preemption import Preempted
+from tlora.metadata.adapter import AdapterMetadata
+from tlora.runtime.preemption import Preempted
 
 _SEND_EVERY = 3.0  # seconds between two requests
 _FIRST_PAUSE = 60.0  # seconds that a store which failed is left alone; doubled every time

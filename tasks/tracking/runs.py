@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.tracking.store import Store
-from tlora.adapter_metadata import AdapterMetadata
+from tlora.metadata.adapter import AdapterMetadata
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

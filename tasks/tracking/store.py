@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.state import repository_root, state_folder
-from tasks.telemetry import telemetry_off
+from tasks.running.state_folder import repository_root, state_folder
+from tasks.running.telemetry import telemetry_off
 from tlora.errors import TloraError
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import yaml
 
 from tasks.dvc_command import read_dvc_file, run_dvc
 from tasks.tracking.store import Store
-from tests.tasks.registry import add_version
-from tlora.base_model import ModelSpec, base_digest
+from tests.tasks.filled_registry import add_version
+from tlora.flux.files import base_digest
+from tlora.flux.spec import ModelSpec
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
 PARAMS = {

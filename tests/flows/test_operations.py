@@ -155,7 +155,7 @@ def test_what_was_cut_off_is_settled_when_it_is_served_again(orchestrator: Orche
     begun, claimed = (orchestrator.ask(path, state={"type": "SCHEDULED"})["id"] for _ in range(2))
     orchestrator.ask(f"/flow_runs/{begun}/set_state", state={"type": "RUNNING"}, force=True)
     orchestrator.ask(f"/flow_runs/{claimed}/set_state", state={"type": "PENDING"}, force=True)
-    code = "from flows.preparation import prepare; prepare({'served': 1}, '')"
+    code = "from flows.server_setup import prepare; prepare({'served': 1}, '')"
     environment = os.environ | orchestrator.environment | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     found = orchestrator.ask("/flow_runs/filter", flow_runs={"id": {"any_": [begun, claimed]}})

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks.registry.versions import aliases_of
 from tasks.tracking.store import Store, open_store
-from tasks.tracking.versions import aliases_of
 from tests.flows.served import Served
-from tests.tasks.registry import NAME, add_version
+from tests.tasks.filled_registry import NAME, add_version
 
 pytestmark = pytest.mark.slow
 

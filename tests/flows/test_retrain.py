@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks.registry.versions import aliases_of
 from tasks.tracking.store import open_store
-from tasks.tracking.versions import aliases_of
 from tests.flows.kiln import dvc, fill_kiln, git, make_repository, register_present, run_everything
 from tests.flows.served import Served
-from tests.tasks.registry import NAME
+from tests.tasks.filled_registry import NAME
 
 pytestmark = pytest.mark.slow
 

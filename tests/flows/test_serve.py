@@ -10,8 +10,8 @@ import pytest
 import yaml
 from mlflow.entities import Param
 
-from tasks.promotion import PromoteSettings
-from tasks.tracking.promotion import fetch_adapter, judge
+from tasks.registry.promotion import fetch_adapter, judge
+from tasks.registry.verdict import PromoteSettings
 from tasks.tracking.store import Store, open_store
 from tests.browser import Browser, take_picture
 from tests.flows.served import COMMAND, Served

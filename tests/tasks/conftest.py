@@ -11,7 +11,7 @@ from tests.tasks.data_folder import lay_out as lay_out_data
 from tests.tasks.data_folder import tokenizers_only
 from tests.tasks.finished_run import FinishedRun, lay_out
 from tests.tiny_flux import tiny_pipeline_folder
-from tlora.base_model import ModelSpec
+from tlora.flux.spec import ModelSpec
 
 
 @pytest.fixture(autouse=True)

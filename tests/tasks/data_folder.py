@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from pocket.tokenizers import build_clip_tokenizer, build_t5_tokenizer
-from tasks.checks import ValidateSettings
-from tasks.validate import validate
-from tlora.base_model import ModelSpec
-from tlora.tokens import TextSettings
-from tlora.views import ViewSettings
+from tasks.validate.checks import ValidateSettings
+from tasks.validate.stage import validate
+from tlora.flux.spec import ModelSpec
+from tlora.pictures.tokens import TextSettings
+from tlora.pictures.views import ViewSettings
 
 CONCEPT = """\
 name: brick

@@ -13,13 +13,13 @@ from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
 from tests.tasks import data_folder
 from tests.tiny_flux import tiny_pipeline_folder, tiny_transformer
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
-from tlora.base_model import ModelSpec
 from tlora.checkpoint import save_tlora_weights
+from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
-from tlora.tokens import TextSettings
-from tlora.views import ViewSettings
+from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+from tlora.metadata.config import TLoRAConfig
+from tlora.pictures.tokens import TextSettings
+from tlora.pictures.views import ViewSettings
 
 ROOT = Path(__file__).parents[2]
 METADATA = AdapterMetadata(TLoRAConfig(rank=4, min_rank=1), ("to_q", "to_v"), base="base", concept="brick", trigger="matbrk")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.album import CHECKPOINTS, write_album
-from tasks.evaluation_page import EvaluationFiles, render_evaluation
+from tasks.evaluate.page import EvaluationFiles, render_evaluation
+from tasks.results.album import CHECKPOINTS, write_album
 from tests.tasks.data_folder import texture
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import AdapterMetadata
-from tlora.manifest import PictureItem, build_manifest, manifest_to_json
-from tlora.pictures import picture_digest
+from tlora.metadata.adapter import AdapterMetadata
+from tlora.metadata.config import TLoRAConfig
+from tlora.pictures.decode import picture_digest
+from tlora.pictures.manifest import PictureItem, build_manifest, manifest_to_json
 
 
 @dataclass(frozen=True)

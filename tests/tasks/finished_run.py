@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tasks.album import CHECKPOINTS, write_album
-from tasks.register import register
+from tasks.register.stage import register
+from tasks.results.album import CHECKPOINTS, write_album
 from tests.tiny_flux import tiny_transformer
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
-from tlora.base_model import ModelSpec
 from tlora.checkpoint import save_tlora_weights
+from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
-from tlora.manifest import PictureItem, build_manifest, manifest_to_json
+from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+from tlora.metadata.config import TLoRAConfig
+from tlora.pictures.manifest import PictureItem, build_manifest, manifest_to_json
 
 BASE = "models/tiny-flux"
 NAME = "tlora-tiny-flux-brick"

@@ -48,8 +48,8 @@ def _attempt(folder: str, memory: int, signal_at: str) -> None:
         os.dup2(log.fileno(), 2)
     if memory:
         limit_memory(memory)
-    from tasks.cli import run_stage
-    from tasks.train import train
+    from tasks.running.cli import run_stage
+    from tasks.train.stage import train
 
     if signal_at:
         _ask_while_publishing(signal_at)
@@ -58,7 +58,7 @@ def _attempt(folder: str, memory: int, signal_at: str) -> None:
 
 def _ask_while_publishing(name: str) -> None:
     """Let SIGTERM arrive in the middle of the copy of a checkpoint, as nobody could time it from outside."""
-    import tlora.run_folder
+    import tlora.training.run_folder
 
     copy = shutil.copytree
 
@@ -67,4 +67,4 @@ def _ask_while_publishing(name: str) -> None:
             signal.raise_signal(signal.SIGTERM)
         return copy(source, target, **options)
 
-    tlora.run_folder.shutil.copytree = copy_and_ask  # type: ignore[assignment]
+    tlora.training.run_folder.shutil.copytree = copy_and_ask  # type: ignore[assignment]

@@ -11,10 +11,10 @@ import yaml
 
 from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
-from tasks.cli import run_stage
-from tasks.evaluate import evaluate
-from tasks.train import train
-from tasks.validate import validate
+from tasks.evaluate.stage import evaluate
+from tasks.running.cli import run_stage
+from tasks.train.stage import train
+from tasks.validate.stage import validate
 from tests.tasks.stage_commands import options_of
 from tests.tiny_flux import tiny_pipeline_folder
 

@@ -12,15 +12,17 @@ from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
 from tests.tasks.data_folder import texture
 from tests.tiny_flux import SCALE
-from tlora.base_model import ModelSpec
-from tlora.data import LatentCache, PromptCache, to_pixels
+from tlora.data import to_pixels
 from tlora.errors import PictureError, SettingsError
-from tlora.manifest import PictureItem, build_manifest, manifest_to_json
-from tlora.model import encode_posterior, load_vae
-from tlora.pictures import decode_picture, mask_path, picture_digest
-from tlora.tokens import TextSettings
-from tlora.views import View, ViewSettings, take_view
-from tlora.whole_file import write_json
+from tlora.flux.cached import LatentCache, PromptCache
+from tlora.flux.model import encode_posterior, load_vae
+from tlora.flux.spec import ModelSpec
+from tlora.pictures.decode import decode_picture, picture_digest
+from tlora.pictures.files import mask_path
+from tlora.pictures.manifest import PictureItem, build_manifest, manifest_to_json
+from tlora.pictures.tokens import TextSettings
+from tlora.pictures.views import View, ViewSettings, take_view
+from tlora.runtime.atomic_file import write_json
 
 
 @pytest.fixture

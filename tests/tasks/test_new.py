@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.checks import ValidateSettings
 from tasks.new import main, new
-from tasks.validate import validate
+from tasks.validate.checks import ValidateSettings
+from tasks.validate.stage import validate
 from tests.tasks.data_folder import texture
-from tlora.base_model import ModelSpec
-from tlora.concept import HeldOutShare, read_concept
 from tlora.errors import PictureError, SettingsError
-from tlora.manifest import read_manifest
-from tlora.tokens import TextSettings
-from tlora.views import ViewSettings
+from tlora.flux.spec import ModelSpec
+from tlora.metadata.concept import HeldOutShare, read_concept
+from tlora.pictures.manifest import read_manifest
+from tlora.pictures.tokens import TextSettings
+from tlora.pictures.views import ViewSettings
 
 
 @pytest.fixture

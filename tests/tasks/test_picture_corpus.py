@@ -2,8 +2,8 @@ import re
 from pathlib import Path
 
 from tests.tasks.picture_corpus import make_corpus
-from tlora.colour import Refused
-from tlora.pictures import decode_bytes, read_picture
+from tlora.pictures.colour import Refused
+from tlora.pictures.decode import decode_bytes, read_picture
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -28,8 +28,9 @@ def test_the_documented_table_is_the_corpus(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_finding_is_documented() -> None:
-    code = "".join((Path(__file__).parents[2] / "tasks" / name).read_text() for name in ("checks.py", "validate.py"))
-    code += (Path(__file__).parents[2] / "tlora" / "colour.py").read_text()
+    root = Path(__file__).parents[2]
+    files = [*(root / "tasks/validate").glob("*.py"), *(root / "tlora/pictures").glob("*.py")]
+    code = "".join(file.read_text() for file in files)
     kinds = set(re.findall(r'(?:Finding\(\s*"(?:error|warning)",\s*|Note\(|_copy\([\w\[\]]+, )"(\w+)"', code))
     documented = {
         kind

@@ -22,8 +22,8 @@ import yaml
 
 from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
-from tasks.evaluate import evaluate
-from tasks.validate import validate
+from tasks.evaluate.stage import evaluate
+from tasks.validate.stage import validate
 from tests.tasks.data_folder import texture
 from tests.tasks.evaluable import make_evaluable
 from tests.tasks.stage_commands import options_of, outputs_of

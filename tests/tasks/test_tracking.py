@@ -25,7 +25,7 @@ from tasks.tracking.runs import (
 )
 from tasks.tracking.store import Store, TrackingError, explained_failures, open_store, public_uri, run_address, store_uri
 from tests.tasks.finished_run import FinishedRun, metadata_of
-from tlora.preemption import Preempted
+from tlora.runtime.preemption import Preempted
 
 REPOSITORY = Path(__file__).parents[2]
 DEAD_SERVER = "http://127.0.0.1:9"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.tasks.stage_process import start
 from tests.tasks.trainable import RUN, make_trainable
-from tlora.adapter_metadata import WEIGHTS_FILE
+from tlora.metadata.adapter import WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[2]
 

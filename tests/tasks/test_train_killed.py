@@ -17,7 +17,7 @@ import yaml
 
 from tests.tasks.stage_process import bytes_of, kill, start
 from tests.tasks.trainable import make_trainable
-from tlora.adapter_metadata import WEIGHTS_FILE
+from tlora.metadata.adapter import WEIGHTS_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import save_file
 
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, tiny_pipeline_folder
-from tlora.whole_file import write_json
+from tlora.runtime.atomic_file import write_json
 
 ROOT = Path(__file__).parents[2]
 RUN = [

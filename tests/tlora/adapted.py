@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.tiny_flux import Inputs, predict, tiny_transformer
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
 from tlora.checkpoint import save_tlora_weights
+from tlora.flux.noise import NoiseSettings
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
-from tlora.noise import NoiseSettings
-from tlora.optimizer import OptimizerSettings
-from tlora.training_settings import LoopSettings, TrainingSettings
+from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+from tlora.metadata.config import TLoRAConfig
+from tlora.training.optimizer import OptimizerSettings
+from tlora.training.settings import LoopSettings, TrainingSettings
 
 CFG = TLoRAConfig(rank=4, alpha=4.0, min_rank=1)
 ORTHO = TLoRAConfig(rank=4, alpha=4.0, min_rank=1, trainer_type="ortho_lora")

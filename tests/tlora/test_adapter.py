@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tlora.adapter import OrthoTLoRALinear, TLoRALinear, build_layer
-from tlora.adapter_config import TLoRAConfig
 from tlora.errors import InjectionError, MaskError
+from tlora.metadata.config import TLoRAConfig
 
 KINDS = ("lora", "ortho_lora")
 CFG = TLoRAConfig(rank=4, alpha=6.0, min_rank=1)

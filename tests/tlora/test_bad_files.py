@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from tests.tiny_flux import tiny_pipeline_folder
 from tests.tlora.adapted import CFG, read, saved
-from tlora.adapter_metadata import WEIGHTS_FILE
 from tlora.cli import main
+from tlora.metadata.adapter import WEIGHTS_FILE
 
 UP = "transformer_blocks.1.attn.to_q.up.weight"
 

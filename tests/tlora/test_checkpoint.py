@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from tests.tiny_flux import predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import CFG, MASKS, ORTHO, adapted
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata, find_weights, read_metadata
 from tlora.checkpoint import adapter_tensors, attach_adapter, load_tlora_weights, save_tlora_weights
 from tlora.errors import CheckpointError, InjectionError
 from tlora.inject import adapter_layers, inject_tlora_into_transformer, tlora_parameters
+from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata, find_weights, read_metadata
+from tlora.metadata.config import TLoRAConfig
 
 SUFFIXES = ("to_q", "proj_out")
 METADATA = AdapterMetadata(CFG, SUFFIXES, 1000.0, "models/pocket-flux", "abc", "d1", "p1", "c1", "brick", "matbrk", 50)

@@ -10,7 +10,6 @@ from tests.tiny_flux import predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import ATTENTION, CFG, EVERY_SUFFIX, MASKS, ORTHO, adapted, gradients, loss_of
 from tests.tlora.test_adapter import Int8Linear
 from tlora.adapter import TLoRALinear
-from tlora.adapter_config import TLoRAConfig
 from tlora.errors import InjectionError
 from tlora.inject import (
     adapter_layers,
@@ -19,6 +18,7 @@ from tlora.inject import (
     inject_tlora_into_transformer,
     tlora_parameters,
 )
+from tlora.metadata.config import TLoRAConfig
 
 
 def test_the_number_of_wrapped_layers_is_returned() -> None:

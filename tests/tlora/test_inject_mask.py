@@ -14,9 +14,9 @@ from torch import nn
 from tests.tiny_flux import predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import CFG, MASKS, ORTHO, adapted, gradients, loss_of
 from tlora.adapter import TLoRALinear
-from tlora.adapter_config import TLoRAConfig
 from tlora.errors import MaskError
 from tlora.inject import adapter_layers, patch_transformer_forward_for_joint_attention_kwargs
+from tlora.metadata.config import TLoRAConfig
 from tlora.schedule import RankSchedule
 
 

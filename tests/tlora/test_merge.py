@@ -7,10 +7,10 @@ from torch import nn
 from tests.tiny_flux import predict, tiny_inputs, tiny_transformer
 from tests.tlora.adapted import CFG, MASKS, ORTHO, adapted
 from tlora.adapter import TLoRALinear
-from tlora.adapter_config import TLoRAConfig
 from tlora.errors import MaskError, MergeError
 from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer
 from tlora.merge import merged_weight, merged_weights, rounding_loss
+from tlora.metadata.config import TLoRAConfig
 
 UNMASKED = TLoRAConfig(rank=4, alpha=8.0, min_rank=1, enable_rank_masking=False)
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tests.tiny_flux import POOLED_WIDTH, TEXT_WIDTH, tiny_pipeline
 from tests.tlora.adapted import CFG, adapted
-from tlora.adapter_config import TLoRAConfig
 from tlora.errors import SettingsError
-from tlora.latents import pack
+from tlora.flux.latents import pack
+from tlora.metadata.config import TLoRAConfig
 from tlora.sampling import Painter, SampleSettings, denoise, draw_pictures, initial_noise
 from tlora.schedule import RankSchedule
 

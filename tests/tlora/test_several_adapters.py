@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from tests.tiny_flux import predict, tiny_inputs, tiny_pipeline_folder, tiny_transformer
 from tests.tlora.commands.workplace import adapter_file
 from tlora.adapter import build_layer
-from tlora.adapter_config import TLoRAConfig
-from tlora.base_model import ModelSpec
 from tlora.checkpoint import adapter_tensors, attach_adapter
+from tlora.flux.model import load_scheduler, load_transformer, load_vae
+from tlora.flux.spec import ModelSpec
 from tlora.inject import adapter_layers, eject_tlora_from_transformer
-from tlora.model import load_scheduler, load_transformer, load_vae
+from tlora.metadata.config import TLoRAConfig
 from tlora.sampling import Painter, SampleSettings, draw_pictures, step_masks
 
 FIRST = TLoRAConfig(rank=4, min_rank=1, alpha=4)

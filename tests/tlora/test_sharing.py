@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from tests.tiny_flux import predict, tiny_inputs
 from tests.tlora.adapted import CFG, EVERY_SUFFIX, MASKS, ORTHO, adapted, gradients, loss_of
-from tlora.adapter_config import TLoRAConfig
-from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer
-from tlora.sharing import SharedInput, shared_inputs, stop_sharing
+from tlora.adapter import SharedInput
+from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer, shared_inputs, stop_sharing
+from tlora.metadata.config import TLoRAConfig
 
 
 def shared_of(transformer: nn.Module) -> list[SharedInput]:

@@ -4,8 +4,9 @@ import torch
 from PIL import Image
 
 from tests.tiny_flux import tiny_pipeline
-from tlora.model import decode_latents, pixels_per_latent
-from tlora.tiling import circular_convolutions, tile_shift, tiled
+from tlora.drawing.draw import tiled
+from tlora.flux.model import decode_latents, pixels_per_latent
+from tlora.sampling import circular_convolutions, tile_shift
 
 
 def test_decoding_rolled_latents_is_rolling_the_decoded_picture_and_the_vae_is_as_before_afterwards() -> None:

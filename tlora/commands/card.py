@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tlora.base_model import ModelSpec
 from tlora.errors import SettingsError
-from tlora.output_folder import require_writable
-from tlora.settings import read_mapping
-from tlora.whole_file import write_text
+from tlora.flux.spec import ModelSpec
+from tlora.runtime.atomic_file import write_text
+from tlora.runtime.disk import require_writable
+from tlora.runtime.settings import read_mapping
 
 CARD, GRID = "README.md", "grid.png"
 
@@ -28,9 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the card."""
-    from tlora.adapter_metadata import adapter_digest, find_weights
-    from tlora.card import Card, model_card
     from tlora.checkpoint import read_adapter
+    from tlora.exchange.hub_card import Card, model_card
+    from tlora.metadata.adapter import adapter_digest, find_weights
 
     file = find_weights(options.adapter)
     _, metadata = read_adapter(file)

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlora.base_model import require_torch
+from tlora.flux.spec import require_torch
 
 if TYPE_CHECKING:
-    from tlora.flat_config import FlatConfig
+    from tlora.commands.flat_config import FlatConfig
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -26,7 +26,7 @@ def read_config(options: argparse.Namespace) -> "FlatConfig":
     Raises:
         TloraError: If torch is too old, or the file is wrong.
     """
-    from tlora.flat_config import read_flat_config
+    from tlora.commands.flat_config import read_flat_config
 
     prepare(options)
     return read_flat_config(options.config)

@@ -15,16 +15,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlora.base_model import ModelSpec, hub_folder, read_shape, require_base, require_free_space
 from tlora.commands.config_options import add_config_options, prepare, say
 from tlora.errors import SettingsError, TloraError
-from tlora.pictures import list_pictures, mask_path, read_caption
-from tlora.settings import field_names, parse_settings, read_mapping
-from tlora.views import ViewSettings
+from tlora.flux.files import hub_folder, read_shape, require_base
+from tlora.flux.spec import ModelSpec
+from tlora.pictures.files import list_pictures, mask_path, read_caption
+from tlora.pictures.views import ViewSettings
+from tlora.runtime.disk import require_free_space
+from tlora.runtime.settings import field_names, parse_settings, read_mapping
 
 if TYPE_CHECKING:
-    from tlora.memory_plan import Keys, MemoryPlan
-    from tlora.training_settings import TrainingSettings
+    from tlora.training.memory_advice import Keys, MemoryPlan
+    from tlora.training.settings import TrainingSettings
 
 OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
@@ -73,9 +75,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _from_params(path: Path) -> _Subject:
-    from tlora.memory_plan import PARAMS_KEYS
-    from tlora.tokens import TextSettings
-    from tlora.training_settings import TrainingSettings
+    from tlora.pictures.tokens import TextSettings
+    from tlora.training.memory_advice import PARAMS_KEYS
+    from tlora.training.settings import TrainingSettings
 
     params = read_mapping(path, "a mapping of sections", ": give --config FILE.yaml, or run it where params.yaml is")
 
@@ -101,8 +103,8 @@ def _from_params(path: Path) -> _Subject:
 
 
 def _from_flat(path: Path) -> _Subject:
-    from tlora.flat_config import read_flat_config
-    from tlora.memory_plan import FLAT_KEYS
+    from tlora.commands.flat_config import read_flat_config
+    from tlora.training.memory_advice import FLAT_KEYS
 
     config = read_flat_config(path)
     output = Path(config.output_dir)
@@ -148,7 +150,7 @@ def _data(subject: _Subject) -> Iterator[str]:
 def _memory(subject: _Subject) -> Iterator[str]:
     import torch
 
-    from tlora.peak_memory import free_bytes
+    from tlora.training.peak_memory import free_bytes
 
     on_gpu = torch.cuda.is_available() and subject.model.device != "cpu"
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -159,7 +161,7 @@ def _preset(subject: _Subject, card: float | None) -> Iterator[str]:
     """Say what to set for the card that is named, or else for the one that is here."""
     import torch
 
-    from tlora.presets import choose_preset
+    from tlora.commands.presets import choose_preset
 
     if card is None and not torch.cuda.is_available():
         return
@@ -173,9 +175,9 @@ def _preset(subject: _Subject, card: float | None) -> Iterator[str]:
 
 
 def _plan(subject: _Subject, available: float) -> "MemoryPlan":
-    from tlora.latents import PATCH
-    from tlora.memory import Workload
-    from tlora.memory_plan import MemoryPlan
+    from tlora.flux.latents import PATCH
+    from tlora.training.memory_advice import MemoryPlan
+    from tlora.training.memory_estimate import Workload
 
     shape = read_shape(subject.model)
     multiple = shape.pixels_per_latent * PATCH

@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export."""
-    from tlora.adapter_file import read_layers
+    from tlora.exchange.layers import read_layers
 
     if options.out.exists():
         raise SettingsError(f"{options.out}: exists: choose another name, or delete it first")
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     given = [name for name in _OF_BANDS if getattr(options, name) is not None]
     if given:
         raise SettingsError(f"--{given[0].replace('_', '-')} is for bands, --format is {options.format}")
-    from tlora.export import export_adapter
+    from tlora.exchange.export import export_adapter
 
     layers, metadata = read_layers(options.adapter)
     export_adapter(layers, metadata, options.out, options.format)
@@ -47,10 +47,10 @@ def _bands(options: argparse.Namespace) -> None:
     for name in ("steps", "width", "height"):
         if getattr(options, name) is None or getattr(options, name) < 1:
             raise SettingsError(f"bands are cut for one sampler: give --{name}, at least 1")
-    from tlora.adapter_file import read_layers
-    from tlora.bands import Sampler, write_bands
-    from tlora.base_model import ModelSpec
-    from tlora.model import image_tokens_of, load_scheduler
+    from tlora.exchange.layers import read_layers
+    from tlora.exchange.rank_bands import Sampler, write_bands
+    from tlora.flux.model import image_tokens_of, load_scheduler
+    from tlora.flux.spec import ModelSpec
     from tlora.sampling import set_timesteps
 
     layers, metadata = read_layers(options.adapter)

@@ -19,11 +19,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Import."""
-    from tlora.adapter_config import TLoRAConfig
-    from tlora.adapter_metadata import WEIGHTS_FILE, AdapterMetadata
-    from tlora.base_model import ModelSpec, base_digest
-    from tlora.foreign import read_foreign
-    from tlora.importing import Schedule, import_lycoris, import_plain
+    from tlora.exchange.read_lora import read_foreign
+    from tlora.exchange.to_tlora import Schedule, import_lycoris, import_plain
+    from tlora.flux.files import base_digest
+    from tlora.flux.spec import ModelSpec
+    from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+    from tlora.metadata.config import TLoRAConfig
 
     target = options.out / WEIGHTS_FILE
     if target.exists():
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     if foreign.is_lycoris:
         if not options.base:
             raise SettingsError(f"{options.file}: a LyCORIS T-LoRA lacks its initial factors: give --base to take them from")
-        from tlora.model import load_transformer
+        from tlora.flux.model import load_transformer
 
         transformer = load_transformer(ModelSpec(options.base, dtype="float32", device="cpu"))
         metadata = import_lycoris(foreign, options.file, transformer, target, schedule, about)

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlora.base_model import ModelSpec
 from tlora.commands.config_options import add_config_options, prepare, read_config, say
 from tlora.errors import SettingsError
+from tlora.flux.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tlora.drawing import Picture
-    from tlora.drawing_means import Means
-    from tlora.flat_config import FlatConfig
+    from tlora.commands.flat_config import FlatConfig
+    from tlora.drawing.draw import Picture
+    from tlora.drawing.setup import Means
     from tlora.sampling import SampleSettings
 
 STANDARD_INPUT = Path("-")
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     scales = options.ab_scales if options.ab_test else [1.0]
     means = _means(config, options)
     pictures = _pictures(prompts, config.seed if options.seed is None else options.seed, options)
-    from tlora.drawing import contact_sheet, draw_to_folder
+    from tlora.drawing.draw import contact_sheet, draw_to_folder
 
     samples = [dataclasses.replace(sample, lora_scale=scale) for scale in scales]
     drawn = draw_to_folder(means, pictures, samples, options.outdir, options.batch, say)
@@ -85,7 +85,7 @@ def _require_options(options: argparse.Namespace) -> None:
 
 
 def _means(config: "FlatConfig", options: argparse.Namespace) -> "Means":
-    from tlora.drawing_means import Means
+    from tlora.drawing.setup import Means
 
     count = len(options.lora_path)
     given = [1.0] if options.ab_test else options.lora_scale  # a comparison puts every adapter at each of its scales
@@ -116,7 +116,7 @@ def _sample(config: "FlatConfig", options: argparse.Namespace) -> "SampleSetting
 
 
 def _pictures(prompts: tuple[str, ...], first_seed: int, options: argparse.Namespace) -> "list[Picture]":
-    from tlora.drawing import Picture
+    from tlora.drawing.draw import Picture
 
     prefix = "ab" if options.ab_test else "single"
     return [
@@ -127,9 +127,9 @@ def _pictures(prompts: tuple[str, ...], first_seed: int, options: argparse.Names
 
 
 def _draw_again(options: argparse.Namespace) -> None:
-    from tlora.drawing import difference, redraw
-    from tlora.drawing_means import Means
-    from tlora.picture_record import read_record
+    from tlora.drawing.draw import difference, redraw
+    from tlora.drawing.picture_record import read_record
+    from tlora.drawing.setup import Means
 
     record = read_record(options.like)
     prepare(options)

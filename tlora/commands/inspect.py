@@ -11,7 +11,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print facts and a table of layers."""
-    from tlora.adapter_report import report
+    from tlora.exchange.inspect import report
 
     for line in report(options.file):
         print(line)

@@ -8,11 +8,11 @@ import yaml
 from PIL import Image
 
 from tests.tiny_flux import tiny_transformer
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import AdapterMetadata
 from tlora.checkpoint import attach_adapter, save_tlora_weights
 from tlora.cli import main
 from tlora.inject import inject_tlora_into_transformer
+from tlora.metadata.adapter import AdapterMetadata
+from tlora.metadata.config import TLoRAConfig
 
 CONFIG = TLoRAConfig(rank=4, min_rank=1, alpha=4)
 SCORES = {"step": 2, "similarity_gain": {"mean": 0.25, "low": 0.15, "high": 0.36}, "diversity_ratio": 0.5, "note": "fine"}

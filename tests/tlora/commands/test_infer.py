@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from tests.tlora.commands.workplace import adapter_file, write_config
-from tlora.adapter_config import TLoRAConfig
 from tlora.cli import main
-from tlora.offload import Waits
-from tlora.picture_record import read_record
-from tlora.tiling import tiled
+from tlora.drawing.draw import tiled
+from tlora.drawing.offload import Waits
+from tlora.drawing.picture_record import read_record
+from tlora.metadata.config import TLoRAConfig
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["tlora.single_run", "tlora.drawing"])
+FORK.set_forkserver_preload(["tlora.commands.single_run", "tlora.drawing.draw"])
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,7 @@ WRONG = {
 def test_what_is_wrong_is_one_line_before_a_weight_is_loaded(
     options: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tlora.drawing.embed_captions", None)  # nothing may come as far as loading
+    monkeypatch.setattr("tlora.drawing.draw.embed_captions", None)  # nothing may come as far as loading
     Path("latin1.txt").write_bytes("mur de pierre \xe9tonnant".encode("latin-1")[0:13] + b"\xe9")
     Path("empty.txt").write_text("\n \n")
     with pytest.raises(SystemExit, match=f"^tlora infer: error: [^\n]*{WRONG[options]}[^\n]*$"):
@@ -183,7 +183,7 @@ def test_the_troubles_that_people_had_are_met_before_a_weight_is_loaded(
             SystemExit, match=r"accept its licence at https://huggingface.co/black-forest-labs/FLUX.1-dev.*HF_TOKEN"
         ):
             main([verb, "--config", "config.yaml", *options])
-        monkeypatch.setattr("tlora.base_model.HUB_MODEL_BYTES", 1e18)
+        monkeypatch.setattr("tlora.flux.files.HUB_MODEL_BYTES", 1e18)
         with pytest.raises(SystemExit, match=r"GB free, .* GB needed: free some, or set HF_HOME"):
             main([verb, "--config", "config.yaml", *options, "--hf_token", "planted"])
         monkeypatch.delenv("HF_TOKEN")
@@ -192,7 +192,7 @@ def test_the_troubles_that_people_had_are_met_before_a_weight_is_loaded(
             with pytest.raises(SystemExit, match=r"torch 2\.4\.1\+cu121 is too old: .*enable_gqa.* pip install 'torch>=2\.5'"):
                 main([verb, "--config", "config.yaml", *options])
     write_config(folder, base)
-    monkeypatch.setattr("tlora.single_run.OUTPUT_BYTES", 1e18)
+    monkeypatch.setattr("tlora.commands.single_run.OUTPUT_BYTES", 1e18)
     with pytest.raises(SystemExit, match=r"out: .* GB free, .* GB needed: free some, or choose another output_dir"):
         main(["train", "--config", "config.yaml"])
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.tlora.commands.workplace import adapter_file
-from tlora.adapter_config import TLoRAConfig
 from tlora.cli import main
+from tlora.metadata.config import TLoRAConfig
 
 
 def test_it_says_what_a_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.tlora.commands.workplace import write_config
 from tlora.cli import main
-from tlora.texture import seam_ratio
+from tlora.evaluation.texture import seam_ratio
 
 POCKET = Path(__file__).parents[3] / "models/pocket-flux"
 

@@ -12,11 +12,13 @@ import yaml
 
 from tests.processes import limit_memory
 from tests.tlora.commands.workplace import write_config
-from tlora.adapter_metadata import read_metadata
 from tlora.cli import main
+from tlora.metadata.adapter import read_metadata
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["tlora.single_run"])  # each process starts with the imports done, and is as real as any other
+FORK.set_forkserver_preload(
+    ["tlora.commands.single_run"]
+)  # each process starts with the imports done, and is as real as any other
 
 
 def test_it_trains_and_says_what_people_want_to_know(folder: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +114,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_a_config_that_cannot_work_is_one_line_before_a_weight_is_loaded(
     folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tlora.single_run.load_vae", None)  # nothing may come as far as loading
+    monkeypatch.setattr("tlora.commands.single_run.load_vae", None)  # nothing may come as far as loading
     for changes, line in CANNOT_WORK.items():
         write_config(folder, base, **yaml.safe_load(changes))
         with pytest.raises(SystemExit, match=line):

@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from tests.tiny_flux import tiny_transformer
-from tlora.adapter_config import TLoRAConfig
-from tlora.adapter_metadata import AdapterMetadata
 from tlora.checkpoint import adapter_tensors, save_tlora_weights
 from tlora.inject import inject_tlora_into_transformer
+from tlora.metadata.adapter import AdapterMetadata
+from tlora.metadata.config import TLoRAConfig
 
 CONFIG: dict[str, Any] = {
     "train_data_dir": "pictures",

@@ -1,0 +1,179 @@
+"""Is there anything to train again for? The present data, base and settings against what the champion was made from.
+
+The champion's tags say what it was made from, whatever machine this is; DVC says what has changed since the last run here.
+What was tried already and did not become champion is no news a second time.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from flows.plan import changes, read_status, settings_in
+from flows.worktree import git
+from tasks.dvc_command import read_dvc_file, run_dvc
+from tasks.registry.versions import find_alias
+from tasks.running.cli import read_params, read_section
+from tasks.tracking.store import Store
+from tlora.errors import SettingsError
+from tlora.flux.files import base_digest
+from tlora.flux.spec import ModelSpec
+from tlora.runtime.settings import parse_settings
+
+if TYPE_CHECKING:
+    from tasks.registry.versions import ModelVersion
+
+PARAMS, DATA = Path("params.yaml"), Path("data.dvc")
+SECTIONS = ("model", "train")  # those that a run's parameters hold
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """Section `retrain`: where new data comes from, what else is a reason, and what is done with the result.
+
+    Args:
+        on_code_change: Whether changed code alone is a reason.
+        git_remote: Fetched and fast-forwarded to before looking; empty for never.
+        git_branch: Of that remote.
+        update_import: Whether data.dvc, where it is an import, is brought up to date with where it comes from.
+        commit: Whether the lock, data.dvc and the metrics are committed afterwards.
+        push: Whether what DVC holds is pushed to its default remote afterwards, and the commit to the git remote.
+        keep_days: How long what nothing points at is kept, for `make prune`.
+    """
+
+    on_code_change: bool = False
+    git_remote: str = ""
+    git_branch: str = "main"
+    update_import: bool = False
+    commit: bool = False
+    push: bool = False
+    keep_days: float = 30.0
+
+
+@dataclass(frozen=True)
+class News:
+    """Why to train again, each in a few words; where there is no reason, why not in `quiet`."""
+
+    reasons: tuple[str, ...]
+    quiet: str = ""
+
+
+def read_settings() -> RetrainSettings:
+    """Return section `retrain` of params.yaml.
+
+    Raises:
+        SettingsError: If it is not what it should be.
+    """
+    return parse_settings(RetrainSettings, read_section(PARAMS, "retrain"), f"{PARAMS}: retrain")
+
+
+def bring_in(settings: RetrainSettings) -> list[str]:
+    """Bring in what is new elsewhere, as far as the settings say; return what was, in words.
+
+    Raises:
+        SettingsError: In the words of git or DVC; such as where the two histories have parted.
+    """
+    brought, before = [], DATA.read_bytes() if DATA.exists() else b""
+    if settings.git_remote:
+        old = git("rev-parse", "HEAD")
+        git("fetch", "--quiet", settings.git_remote, settings.git_branch)
+        git("merge", "--quiet", "--ff-only", "FETCH_HEAD")
+        if (new := git("rev-parse", "HEAD")) != old:
+            brought.append(f"{settings.git_remote}/{settings.git_branch} is at {new[:8]}, was at {old[:8]}")
+        if DATA.exists() and DATA.read_bytes() != before:
+            _check_out()
+    if settings.update_import and DATA.exists() and "deps" in yaml.safe_load(DATA.read_text(encoding="utf-8")):
+        before = DATA.read_bytes()
+        run_dvc("update", "--quiet", str(DATA))
+        if DATA.read_bytes() != before:
+            brought.append(f"{DATA} was imported anew")
+    return brought
+
+
+def find_news(store: Store, model: str, settings: RetrainSettings) -> News:
+    """Return why the model should be trained again, or why not.
+
+    Args:
+        store: Where the champion is.
+        model: Name of the registered model.
+        settings: Section `retrain`.
+
+    Raises:
+        SettingsError: If params.yaml or DVC's files cannot be read.
+    """
+    status = read_status()
+    since_run = [change for entries in status.values() for change in changes(entries)]
+    data = ["the pictures have changed since data.dvc was written"] if _has_changed("data", since_run) else []
+    code = [change for change in since_run if change.split(" ")[0].endswith(".py")]
+    here = [*data, *settings_in(status), *(code if settings.on_code_change else [])]
+    champion, challenger = find_alias(store, model, "champion"), find_alias(store, model, "challenger")
+    if champion is None and challenger is None:
+        return News(("there is no version yet",))
+    if not here and challenger and (decided := _decided(challenger)) and not _differences(store, challenger):
+        return News((), f"version {challenger.version} was made from the same, and {decided}")
+    if champion is None:
+        return News((*here, "there is no champion yet"))
+    reasons = [*here, *_differences(store, champion)]
+    if reasons:
+        return News(tuple(_shortened(reasons)))
+    only_code = f"; only code has changed ({', '.join(_shortened(code))}), and retrain.on_code_change is off" if code else ""
+    return News((), f"data, base and settings are those of the champion, version {champion.version}{only_code}")
+
+
+def _differences(store: Store, version: "ModelVersion") -> list[str]:
+    """Return in what the present data, base and settings differ from what a version was made from."""
+    found = []
+    _, digest = read_dvc_file(DATA)
+    if digest != version.tags.get("data_dvc"):
+        found.append(f"data.dvc is {digest[:8]}, version {version.version}'s was {version.tags.get('data_dvc', 'unknown')[:8]}")
+    model = parse_settings(ModelSpec, read_section(PARAMS, "model"), f"{PARAMS}: model")
+    revision = model.revision or base_digest(model)
+    if revision != version.tags.get("base_revision"):
+        found.append(
+            f"the base is at {revision[:8]}, version {version.version}'s was {version.tags.get('base_revision', '')[:8]}"
+        )
+    run = store.client.get_run(str(version.run_id))
+    return found + list(_changed_settings(read_params(PARAMS), run.data.params))
+
+
+def _changed_settings(params: Mapping[str, Any], before: Mapping[str, str]) -> Iterator[str]:
+    for section in SECTIONS:
+        for name, value in params.get(section, {}).items():
+            old = before.get(f"{section}.{name}")
+            if old is not None and not _is_same(str(value), old):
+                yield f"{section}.{name} is {value}, was {old}"
+
+
+def _is_same(value: str, other: str) -> bool:
+    """Whether two texts mean one value: params.yaml says 16 where a run says 16.0."""
+    try:
+        return value == other or float(value) == float(other)
+    except ValueError:
+        return False
+
+
+def _has_changed(folder: str, changed: list[str]) -> bool:
+    return any(change in (f"{folder} modified", f"{folder} deleted") for change in changed)
+
+
+def _decided(version: "ModelVersion") -> str:
+    """Return what became of a version that is not champion; empty while nothing has."""
+    if version.tags.get("promotion.event") in ("refused", "rolled back"):
+        return f"was {version.tags['promotion.event']} ({version.tags.get('promotion.why', 'no reason given')})"
+    return "its evaluation recommends no checkpoint" if version.tags.get("recommended") != "true" else ""
+
+
+def _check_out() -> None:
+    """Bring the folder to what data.dvc says; from the default remote where the cache lacks it."""
+    try:
+        run_dvc("checkout", "--quiet", str(DATA))
+    except SettingsError:
+        run_dvc("pull", "--quiet", str(DATA))
+
+
+def _shortened(reasons: list[str]) -> list[str]:
+    distinct = list(dict.fromkeys(reasons))
+    return distinct[:MOST_NAMED] + ([f"{len(distinct) - MOST_NAMED} more"] if len(distinct) > MOST_NAMED else [])

@@ -1,0 +1,1 @@
+"""Stage: draw with every checkpoint, measure, and recommend one."""

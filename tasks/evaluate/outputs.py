@@ -1,0 +1,75 @@
+"""What an evaluation came to, and the files that it is written to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.evaluate.drawing import Rows
+from tasks.evaluate.grids_and_curves import write_curves, write_grids
+from tasks.evaluate.page import EvaluationFiles
+from tasks.evaluate.summary import BASE, Measured
+from tasks.results.album import CHECKPOINTS, SCALES, write_album
+from tlora.runtime.atomic_file import write_json
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was drawn and measured.
+
+    Args:
+        drawn: Pictures of the base and of every checkpoint.
+        measured: Their numbers.
+        summary: What follows from them, the recommended checkpoint among it.
+        shown: The checkpoint that is drawn at several strengths.
+        scales: Its pictures, by strength.
+        scale_scores: Their numbers.
+    """
+
+    drawn: dict[str, Rows]
+    measured: dict[str, Measured]
+    summary: dict[str, Any]
+    shown: str
+    scales: dict[str, Rows]
+    scale_scores: list[dict[str, Any]]
+
+    @property
+    def count(self) -> int:
+        """Pictures in all."""
+        return sum(len(row) for rows in [*self.drawn.values(), *self.scales.values()] for row in rows)
+
+
+def write_outcome(
+    outcome: Outcome,
+    seeds: Sequence[int],
+    prompts: Sequence[str],
+    told: Mapping[str, Any],
+    grids: Path,
+    report: Path,
+    files: EvaluationFiles,
+) -> None:
+    """Write pictures and numbers.
+
+    Args:
+        outcome: What there is to write.
+        seeds: The seeds that every prompt was drawn with; strengths were drawn with the first.
+        prompts: The prompts.
+        told: What else the numbers' file says.
+        grids: Output folder of labelled picture grids.
+        report: Output folder of scores and curves.
+        files: Where numbers and single pictures go.
+    """
+    base = {BASE: [row[:1] for row in outcome.drawn[BASE]]}
+    at_scales = base | {f"{outcome.shown} x {scale}": rows for scale, rows in outcome.scales.items()}
+    write_grids(grids, outcome.drawn, at_scales, prompts)
+    write_album(files.album, {CHECKPOINTS: outcome.drawn, SCALES: at_scales}, prompts, seeds)
+    write_curves(report, outcome.summary["checkpoints"])
+    write_json(report / "scores.json", {name: _tables(own) for name, own in outcome.measured.items()})
+    scales = {"checkpoint": outcome.shown, "seed": seeds[0], "entries": outcome.scale_scores}
+    write_json(files.metrics, {**outcome.summary, "scales": scales, **told})
+
+
+def _tables(measured: Measured) -> dict[str, Any]:
+    """Return every single score as nested lists."""
+    tables = {**measured.scores, "loss_train": measured.losses.train, "loss_held_out": measured.losses.held_out}
+    return {name: cells.tolist() for name, cells in tables.items()}

@@ -1,0 +1,155 @@
+"""Scores of drawn pictures: for each metric a table with a row per prompt, so that any two sets can be compared cell by cell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from tasks.evaluate.drawing import Rows
+from tlora.evaluation.embedding_metrics import (
+    concept_similarity,
+    is_copy,
+    nearest_similarity,
+    prompt_similarity,
+    seed_distances,
+    table,
+    training_distance,
+    usual_distance,
+)
+from tlora.evaluation.evaluator import Evaluator, PictureEncoder, embed_pictures, embed_texts
+from tlora.evaluation.intervals import Cells
+from tlora.evaluation.texture import (
+    Lattice,
+    Luminance,
+    Spectrum,
+    find_lattice,
+    mean_spectrum,
+    orientation_error,
+    period_error,
+    power_spectrum,
+    seam_ratio,
+    spectrum_distance,
+)
+from tlora.pictures.views import View, take_view
+
+Scores: TypeAlias = Mapping[str, Cells]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The models that look at pictures; one that is not wanted, or could not be loaded, is None."""
+
+    clip: Evaluator | None
+    dinov2: PictureEncoder | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """Unit embeddings of the true pictures of the concept."""
+
+    train: Tensor
+    held_out: Tensor
+
+
+@dataclass(frozen=True)
+class Material:
+    """The texture of the true pictures, at the size of the drawn ones."""
+
+    spectrum: Spectrum
+    lattice: Lattice
+    seam_ratio: float
+
+
+@dataclass(frozen=True)
+class References:
+    """What drawn pictures are compared with.
+
+    Args:
+        clip: The true pictures as the evaluator sees them.
+        texts: The prompts as it sees them.
+        dinov2: The true pictures as DINOv2 sees them.
+        material: Their texture.
+    """
+
+    clip: Known | None
+    texts: Tensor | None
+    dinov2: Known | None
+    material: Material
+
+
+def look_at_references(
+    judges: Judges, train: Sequence[Image.Image], held_out: Sequence[Image.Image], prompts: Sequence[str], size: tuple[int, int]
+) -> References:
+    """Embed the true pictures and the prompts, and take the texture of the pictures, cut to the drawn ones' size."""
+
+    def known(encoder: PictureEncoder) -> Known:
+        return Known(embed_pictures(encoder, train), embed_pictures(encoder, held_out))
+
+    cut = [luminance(take_view(picture, View(*size, flipped=False))) for picture in (*train, *held_out)]
+    return References(
+        known(judges.clip.pictures) if judges.clip else None,
+        embed_texts(judges.clip, prompts) if judges.clip else None,
+        known(judges.dinov2) if judges.dinov2 else None,
+        Material(mean_spectrum(cut), find_lattice(cut), float(np.mean([seam_ratio(picture) for picture in cut]))),
+    )
+
+
+def score_rows(rows: Rows, judges: Judges, references: References, full_frame: int) -> dict[str, Cells]:
+    """Score pictures with every judge there is.
+
+    Args:
+        rows: For each prompt, a picture per seed.
+        judges: Who looks.
+        references: What they compare with.
+        full_frame: How many of the prompts, from the first, fill the frame with the material; texture is measured on those.
+    """
+    pictures = [picture for row in rows for picture in row]
+    scores: dict[str, Cells] = {}
+    if judges.clip and references.clip and references.texts is not None:
+        scores |= score_embeddings(embed_pictures(judges.clip.pictures, pictures), references.clip, references.texts)
+    if judges.dinov2 and references.dinov2:
+        seen = embed_pictures(judges.dinov2, pictures)
+        scores["dinov2_held_out"] = table(concept_similarity(seen, references.dinov2.held_out), len(rows))
+    return scores | score_textures(rows[:full_frame], references.material)
+
+
+def score_embeddings(seen: Tensor, known: Known, texts: Tensor) -> dict[str, Cells]:
+    """Score unit embeddings of pictures, (prompts * seeds, width), prompt by prompt."""
+    prompts = len(texts)
+    by_prompt = seen.reshape(prompts, -1, seen.shape[-1])
+    own_texts = texts[:, None, :].expand_as(by_prompt).reshape(seen.shape)
+    distance = training_distance(seen, known.train, usual_distance(known.train, known.held_out))
+    values = {
+        "similarity_train": concept_similarity(seen, known.train),
+        "similarity_held_out": concept_similarity(seen, known.held_out),
+        "prompt_similarity": prompt_similarity(seen, own_texts),
+        "nearest_training_picture": nearest_similarity(seen, known.train),
+        "training_distance": distance,
+        "copied": is_copy(distance),
+    }
+    cells = {name: table(value, prompts) for name, value in values.items()}
+    return cells | {"diversity": np.array([seed_distances(row).double().numpy() for row in by_prompt])}
+
+
+def score_textures(rows: Rows, material: Material) -> dict[str, Cells]:
+    """Compare the texture of pictures of the material with the true ones'; nothing where there are no such pictures."""
+    if not rows:
+        return {}
+    cut = [[luminance(picture) for picture in row] for row in rows]
+    lattices = [[find_lattice([picture]) for picture in row] for row in cut]
+    return {
+        "seam_ratio": np.array([[seam_ratio(picture) for picture in row] for row in cut]),
+        "spectrum_distance": np.array(
+            [[spectrum_distance(power_spectrum(picture), material.spectrum) for picture in row] for row in cut]
+        ),
+        "period_error": np.array([[period_error(found, material.lattice) for found in row] for row in lattices]),
+        "orientation_error": np.array([[orientation_error(found, material.lattice) for found in row] for row in lattices]),
+    }
+
+
+def luminance(picture: Image.Image) -> Luminance:
+    """Return the luminance of a picture, (height, width) in 0..1."""
+    return np.asarray(picture.convert("L"), dtype=np.float64) / 255

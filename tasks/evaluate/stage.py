@@ -1,0 +1,244 @@
+"""Stage: draw the fixed prompts at fixed seeds with the bare base and with every checkpoint, measure, and recommend one.
+
+The pipeline is loaded once and embeddings come from the cache; checkpoints are loaded into the same layers one after another.
+What cannot be measured (a damaged checkpoint, an evaluator that does not load) costs its own numbers alone: everything else
+is drawn, measured and written, and the stage then fails with the reason, so that DVC takes nothing of it for finished.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tasks.evaluate.bench import Bench, Lessons
+from tasks.evaluate.checkpoints import attempt, find_checkpoints
+from tasks.evaluate.drawing import Easel, Rows
+from tasks.evaluate.outputs import Outcome, write_outcome
+from tasks.evaluate.page import EvaluationFiles, render_evaluation
+from tasks.evaluate.scoring import Judges, References, look_at_references
+from tasks.evaluate.stopwatch import Stopwatch
+from tasks.evaluate.summary import BASE, Measured, summarise
+from tasks.running.cli import named_section
+from tasks.running.state_folder import remembered_seconds
+from tlora.errors import EvaluationError
+from tlora.evaluation.evaluator import load_dinov2, load_evaluator
+from tlora.evaluation.memorisation import LossSettings, choose_views
+from tlora.evaluation.recommendation import SelectionSettings
+from tlora.flux.cached import LatentCache, PromptCache
+from tlora.flux.files import base_digest, require_base
+from tlora.flux.model import choose_device, image_tokens_of, load_scheduler, load_transformer, load_vae
+from tlora.flux.spec import ModelSpec
+from tlora.metadata.adapter import WEIGHTS_FILE, read_metadata
+from tlora.metadata.concept import read_concept
+from tlora.metadata.digests import digest_of
+from tlora.pictures.decode import decode_picture
+from tlora.pictures.manifest import read_manifest
+from tlora.runtime.atomic_file import write_text
+from tlora.runtime.device_lock import hold_device
+from tlora.runtime.progress import Progress
+from tlora.sampling import Painter, SampleSettings
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How checkpoints are measured.
+
+    Args:
+        sample: Size, steps, guidance and strength of the pictures.
+        selection: The rule that picks a checkpoint.
+        losses: At which noise losses are compared.
+        evaluator: Folder or hub id of the CLIP that measures.
+        evaluator_revision: Its commit on the hub; empty for a folder.
+        dinov2: Folder or hub id of a DINOv2 for a second opinion of fidelity; empty for none.
+        dinov2_revision: Its commit on the hub; empty for a folder.
+        full_frame_prompts: How many prompts, from the first, show the material over the whole frame.
+        seeds: Seeds per prompt.
+        first_seed: The first of them.
+        scales: Strengths at which the recommended checkpoint is drawn once more, at the first seed.
+        batch: Pictures drawn at once.
+    """
+
+    sample: SampleSettings
+    selection: SelectionSettings
+    losses: LossSettings
+    evaluator: str
+    evaluator_revision: str = ""
+    dinov2: str = ""
+    dinov2_revision: str = ""
+    full_frame_prompts: int = 1
+    seeds: int = 4
+    first_seed: int = 1000
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5)
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2:
+            raise ValueError(f"seeds must be at least 2 (diversity compares them), got {self.seeds}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        if self.full_frame_prompts < 0:
+            raise ValueError(f"full_frame_prompts must not be negative, got {self.full_frame_prompts}")
+        if not 0 <= self.first_seed < 2**63:
+            raise ValueError(f"first_seed must be in 0..2**63 - 1, got {self.first_seed}")
+        if not all(map(math.isfinite, self.scales)):
+            raise ValueError(f"scales must be finite, got {list(self.scales)}")
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds that every prompt is drawn with."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+
+def evaluate(
+    settings: EvaluateSettings,
+    model: ModelSpec,
+    *,
+    adapters: Path,
+    prompts: Path,
+    captions: Path,
+    latents: Path,
+    held_out_latents: Path,
+    data: Path,
+    manifest: Path,
+    held_out: Path,
+    concept: Path,
+    metrics: Path,
+    grids: Path,
+    pictures: Path,
+    report: Path,
+) -> None:
+    """Draw, measure, and recommend a checkpoint.
+
+    Args:
+        settings: Section `evaluate`.
+        model: Section `model`.
+        adapters: Folder of checkpoints.
+        prompts: Cached embeddings of the evaluation prompts and of the held-out captions.
+        captions: Cached embeddings of the training captions.
+        latents: Cached views of the training pictures.
+        held_out_latents: Cached views of the held-out pictures.
+        data: Folder of the pictures.
+        manifest: Training pictures.
+        held_out: Held-out pictures.
+        concept: concept.yaml, for the prompts.
+        metrics: Output file, JSON.
+        grids: Output folder of labelled picture grids.
+        pictures: Output folder of single pictures.
+        report: Output folder: report.html, scores and curves.
+
+    Raises:
+        EvaluationError: Once everything else is written, if something could not be measured.
+    """
+    require_base(model)
+    with named_section("evaluate"):
+        image_tokens_of(model, settings.sample.width, settings.sample.height)
+    device = choose_device(model)
+    wanted, watch = read_concept(concept).prompts, Stopwatch()
+    checkpoints, failures = find_checkpoints(adapters, model)
+    most = settings.losses.loss_pictures
+    trained = Lessons(choose_views(LatentCache(latents), most), PromptCache(captions))
+    unseen = Lessons(choose_views(LatentCache(held_out_latents), most), PromptCache(prompts))
+    embeddings = unseen.captions.read(wanted)
+    with watch("true pictures"):
+        judges = _load_judges(settings, failures)
+        truth = [[decode_picture(data / item.picture) for item in read_manifest(file).items] for file in (manifest, held_out)]
+        references = look_at_references(judges, truth[0], truth[1], wanted, (settings.sample.width, settings.sample.height))
+    with hold_device(str(device), "evaluate"):
+        with watch("loading"):
+            painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
+        easel = Easel(painter, embeddings, settings.batch)
+        bench = Bench(easel, judges, references, trained, unseen, settings.losses, settings.full_frame_prompts, watch)
+        outcome = _draw_and_measure(bench, checkpoints, settings, failures)
+    setup = {**_setup(settings, wanted, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest}
+    told = {
+        "failures": failures,
+        "rule": dataclasses.asdict(settings.selection),
+        "setup": setup,
+        "material": _material(references),
+    }
+    files = EvaluationFiles(metrics, pictures, manifest, held_out, data)
+    last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
+    write_outcome(outcome, settings.all_seeds, wanted, told, grids, report, files)
+    write_text(report / "report.html", render_evaluation(files, last))
+    _say(f"{outcome.summary['reason']}; see {report / 'report.html'}")
+    _say_time(watch, outcome.count)
+    if failures:
+        raise EvaluationError(f"incomplete, all else is in {metrics} and {report}: {'; '.join(failures.values())}")
+
+
+def _draw_and_measure(
+    bench: Bench, checkpoints: Mapping[str, Path], settings: EvaluateSettings, failures: dict[str, str]
+) -> Outcome:
+    easel = bench.easel
+    batches = easel.batches(settings.seeds) * (1 + len(checkpoints)) + easel.batches(1) * len(settings.scales)
+    with Progress("evaluate", batches) as progress:
+        drawn, measured = _measure_all(bench, checkpoints, settings, progress, failures)
+        summary = summarise(measured, settings.selection)
+        shown = summary["recommended"] or list(measured)[-1]
+        if shown == BASE:
+            return Outcome(drawn, measured, summary, shown, {}, [])
+        easel.mount(checkpoints[shown])
+        strengths = bench.measure_scales(measured[BASE], settings.scales, settings.first_seed, settings.sample, progress)
+    return Outcome(drawn, measured, summary, shown, *strengths)
+
+
+def _load_judges(settings: EvaluateSettings, failures: dict[str, str]) -> Judges:
+    clip = attempt(failures, "evaluator", lambda: load_evaluator(settings.evaluator, settings.evaluator_revision))
+    if not settings.dinov2:
+        return Judges(clip, None)
+    return Judges(clip, attempt(failures, "dinov2", lambda: load_dinov2(settings.dinov2, settings.dinov2_revision)))
+
+
+def _measure_all(
+    bench: Bench, checkpoints: Mapping[str, Path], settings: EvaluateSettings, progress: Progress, failures: dict[str, str]
+) -> tuple[dict[str, Rows], dict[str, Measured]]:
+    """Return pictures and numbers of the base and of every checkpoint that can be measured."""
+    seeds, drawn, measured = settings.all_seeds, {}, {}
+    drawn[BASE], measured[BASE] = bench.measure(0, seeds, settings.sample, progress)
+    for name, folder in checkpoints.items():
+        found = attempt(failures, name, partial(bench.measure_checkpoint, folder, seeds, settings.sample, progress))
+        if found:
+            drawn[name], measured[name] = found
+    return drawn, measured
+
+
+def _setup(settings: EvaluateSettings, prompts: Sequence[str], text_length: int) -> dict[str, Any]:
+    """Return how the pictures were drawn and measured: what must be equal before two evaluations are compared."""
+    return {
+        "drawing": {**dataclasses.asdict(settings.sample), "max_sequence_length": text_length},
+        "prompts": list(prompts),
+        "prompts_digest": digest_of(list(prompts)),
+        "seeds": list(settings.all_seeds),
+        "full_frame_prompts": settings.full_frame_prompts,
+        "evaluator": _identify(settings.evaluator, settings.evaluator_revision),
+        "dinov2": _identify(settings.dinov2, settings.dinov2_revision),
+        "losses": dataclasses.asdict(settings.losses),
+    }
+
+
+def _identify(path: str, revision: str) -> str:
+    """Return name and revision of an evaluator, or the hash of a folder's files; empty for none."""
+    if not path:
+        return ""
+    folder = Path(path).is_dir()
+    return f"{path}@{revision or (base_digest(ModelSpec(path))[:12] if folder else 'main')}"
+
+
+def _material(references: References) -> dict[str, float]:
+    """Return what the texture of the true pictures is, for whoever reads the errors of the drawn ones."""
+    material = references.material
+    return {**dataclasses.asdict(material.lattice), "seam_ratio": material.seam_ratio}
+
+
+def _say_time(watch: Stopwatch, pictures: int) -> None:
+    """Say where the time went, and which share of the pipeline's it was: of each stage's last run, without Python's start."""
+    own = watch.total()
+    whole = own + sum(seconds for stage, seconds in remembered_seconds().items() if stage != "evaluate")
+    _say(f"{pictures} pictures in {own:.0f} s ({watch}), {own / whole:.0%} of the pipeline's {whole:.0f} s")
+
+
+def _say(line: str) -> None:
+    print(f"evaluate: {line}", flush=True)

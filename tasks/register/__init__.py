@@ -1,0 +1,1 @@
+"""Stage: tell MLflow of the recommended adapter."""

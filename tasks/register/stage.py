@@ -1,0 +1,213 @@
+"""Stage: show the files in MLflow and register the adapter, as far as the store does not have them already.
+
+The one stage with a side effect, and so the one that runs every time: another store, or a deleted one, is filled again from
+the files with nothing trained. The second time it says "already version 3" and changes nothing.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.pages.scores import BASE
+from tasks.register.choice import choose_checkpoint, objection_to_champion
+from tasks.register.comparison import METRICS, PAGE, PICTURES, REPORTS, Meeting, show_comparison
+from tasks.register.data_changes import compare_splits
+from tasks.register.data_changes_words import SinceChampion, say_since, since_to_markdown
+from tasks.register.facts import Folders, Story, read_story
+from tasks.register.mlflow_page import (
+    GRID,
+    PREVIEW,
+    PREVIEW_WIDTH,
+    comparable_runs,
+    metrics_table,
+    model_introduction,
+    model_page,
+)
+from tasks.register.registration import Registration, leave_registration
+from tasks.registry import versions
+from tasks.results.album import parts_of_album
+from tasks.results.evaluation import read_evaluation
+from tasks.tracking import runs
+from tasks.tracking.store import Store, explained_failures, open_store, public_uri, run_address
+from tlora.errors import CheckpointError
+from tlora.flux.spec import ModelSpec
+from tlora.pictures.manifest import read_split
+from tlora.runtime.atomic_file import write_text
+from tlora.runtime.settings import parse_settings
+
+if TYPE_CHECKING:
+    from tasks.registry.versions import ModelVersion
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+MANIFEST = "manifest"  # among the run's artifacts: what later versions of the data are compared with
+SHOWN = "metrics_digest"  # tag: which evaluation a run or a version shows; written last, so it also means "complete"
+
+
+def register(
+    model: ModelSpec,
+    *,
+    adapters: Path,
+    metrics: Path,
+    grids: Path,
+    pictures: Path,
+    reports: Path,
+    manifest: Path,
+    concept: Path,
+    data: Path = Path("data.dvc"),
+) -> None:
+    """Show the run in MLflow and register the adapter that the evaluation recommends, or else the last.
+
+    Args:
+        model: Section `model`.
+        adapters: Folder of checkpoints.
+        metrics: The evaluation, JSON.
+        grids: Folder of its grids.
+        pictures: Folder of its single pictures.
+        reports: Folder of the stages' reports; `register/` is written there: data_changes.md, what changed in the data since the
+            champion's, and champion.html, which compares with the champion.
+        manifest: Folder of both manifests.
+        concept: concept.yaml.
+        data: What `dvc add` wrote about the data folder.
+    """
+    evaluation = read_evaluation(metrics)
+    choice = choose_checkpoint(adapters, evaluation)
+    if choice.metadata.base != model.path:
+        raise CheckpointError(f"{choice.folder}: trained on {choice.metadata.base}, model.path is {model.path}: run train again")
+    objection = objection_to_champion(choice, evaluation)
+    story = read_story(choice, evaluation, objection, Folders(reports, manifest, data))
+    name = f"tlora-{model.name}-{choice.metadata.concept}"
+    with explained_failures():
+        store = open_store()
+        champion = versions.find_alias(store, name, CHAMPION)
+        since = _since_champion(store, champion, manifest)
+        write_text(reports / "register" / "data_changes.md", since_to_markdown(since))
+        page = reports / PAGE
+        page.unlink(missing_ok=True)  # of an earlier version
+        artifacts = {str(REPORTS): reports, METRICS: metrics, "concept": concept, MANIFEST: manifest}
+        artifacts |= parts_of_album(pictures, {BASE, choice.name}, PICTURES)
+        run_id = _show_run(store, story, since, grids, artifacts)
+        version, news = _show_version(store, story, since, model, name, run_id)
+        compared = show_comparison(store, story, Meeting(version, champion, since), pictures, page)
+        news += _place_aliases(store, version, objection)
+        aliases = versions.aliases_of(store, name)
+        leave_registration(_registration(store, version, run_id, aliases))
+    mine = sorted(alias for alias, number in aliases.items() if number == str(version.version))
+    print(f"register: {', '.join(news)}")
+    print(f"register: {say_since(since)}")
+    if CHAMPION not in mine and objection:
+        print(f"register: not champion: {objection}")
+    print(f"report:    {reports / 'evaluate' / 'report.html'}")
+    if compared:
+        print(f"champion:  {page} compares with it")
+    _say_where(store, version, mine, grids)
+
+
+def _since_champion(store: Store, champion: "ModelVersion | None", manifest: Path) -> SinceChampion:
+    if champion is None:
+        return SinceChampion(None, None)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = runs.fetch_folder(store, champion.run_id, MANIFEST, Path(folder)) if champion.run_id else None
+        changes = compare_splits(read_split(kept), read_split(manifest)) if kept else None
+    return SinceChampion(str(champion.version), changes)
+
+
+def _show_run(store: Store, story: Story, since: SinceChampion, grids: Path, artifacts: dict[str, Path]) -> str:
+    """Complete the run of the adapter and return its id."""
+    run = runs.find_or_create_run(store, story.choice.metadata, story.started)
+    run_id = run.info.run_id
+    if run.data.tags.get(SHOWN) == story.evaluation.digest:
+        return run_id
+    points = [point for line in story.log for point in runs.training_points(line)]
+    points += [point for scores in story.evaluation.checkpoints.values() for point in runs.evaluation_points(scores)]
+    known = runs.known_points(store, run_id, {point.key for point in points})
+    runs.log_points(store, run_id, [point for point in points if point not in known])
+    dataset = story.dataset
+    runs.log_dataset(store, run, story.choice.metadata.concept, dataset.digest, dataset.path, dataset.pictures)
+    pictures = {int(scores["step"]): grids / f"{name}.png" for name, scores in story.evaluation.checkpoints.items()}
+    runs.log_pictures(store, run_id, "grid", pictures, again=SHOWN in run.data.tags)
+    runs.log_pictures(store, run_id, runs.PREVIEW_SERIES, story.previews, again=False)
+    runs.log_preview(store, run_id, grids / "grid.png", PREVIEW, PREVIEW_WIDTH)
+    runs.log_files(store, run_id, {**artifacts, str(Path(GRID).parent): grids / "grid.png"})
+    system = {"mlflow.source.git.commit": story.tags["git_commit"], "mlflow.note.content": _page(store, story, since, run_id)}
+    tags = {**story.tags, **system, "host": str(story.record.get("host", "")), SHOWN: story.evaluation.digest}
+    runs.log_params_and_tags(store, run, story.params(), tags)
+    store.client.set_terminated(run_id, "FINISHED", story.ended)
+    return run_id
+
+
+def _show_version(
+    store: Store, story: Story, since: SinceChampion, model: ModelSpec, name: str, run_id: str
+) -> "tuple[ModelVersion, list[str]]":
+    """Return the version that holds the adapter, made if there is none, and what was done."""
+    choice, tags = story.choice, dict(story.tags)
+    tags |= {"checkpoint": choice.name, "step": str(choice.metadata.step)}
+    tags["recommended"] = "true" if story.evaluation.recommended else "false"
+    version = versions.find_version(store, name, choice.digest)
+    news = [f"already version {version.version} of {name}"] if version else []
+    if version is None:
+        drawing = parse_settings(versions.Drawing, story.evaluation.setup["drawing"], "metrics/evaluate.json: setup: drawing")
+        served = versions.ServedModel(choice.folder, model, drawing, choice.metadata.step)
+        version = versions.create_version(store, run_id, served, name, {**tags, versions.ADAPTER_DIGEST: choice.digest})
+        told = choice.metadata
+        versions.introduce_model(store, name, model_introduction(told.concept, told.trigger, told.base))
+        news = [f"registered version {version.version} of {name}"]
+    elif version.tags.get(SHOWN) != story.evaluation.digest:
+        news.append("evaluated anew")
+    if version.tags.get(SHOWN) != story.evaluation.digest:
+        store.client.update_model_version(name, version.version, _page(store, story, since, run_id))
+        versions.set_version_tags(store, version, {**tags, SHOWN: story.evaluation.digest})
+    return version, news
+
+
+def _place_aliases(store: Store, version: "ModelVersion", objection: str | None) -> list[str]:
+    """Make the version challenger, and champion if there is none and the gate holds; leave a champion as it is."""
+    aliases = versions.aliases_of(store, version.name)
+    number = str(version.version)
+    if aliases.get(CHAMPION) == number:
+        return []
+    wanted = [CHALLENGER] if CHAMPION in aliases or objection else [CHALLENGER, CHAMPION]
+    new = [alias for alias in wanted if aliases.get(alias) != number]
+    for alias in new:
+        store.client.set_registered_model_alias(version.name, alias, number)
+    return [f"now {alias}" for alias in new]
+
+
+def _registration(store: Store, version: "ModelVersion", run_id: str, aliases: Mapping[str, str]) -> Registration:
+    """Return what is told of the version; the champion is measured against only if it is another one."""
+    number, champion = str(version.version), aliases.get(CHAMPION, "")
+    other = store.client.get_model_version(version.name, champion) if champion not in ("", number) else None
+    mine = store.client.get_model_version(version.name, number)  # with the tags that were just written
+    return Registration(
+        model=version.name,
+        version=number,
+        aliases=sorted(alias for alias, holder in aliases.items() if holder == number),
+        run=str(store.client.get_run(run_id).info.run_name),
+        run_address=run_address(store, run_id),
+        champion=champion,
+        comparable=other is not None and other.tags.get("evaluation_digest") == mine.tags.get("evaluation_digest"),
+        scores=versions.scores_of(store, mine),
+        champion_scores=versions.scores_of(store, other) if other else {},
+    )
+
+
+def _page(store: Store, story: Story, since: SinceChampion, run_id: str) -> str:
+    choice, metadata = story.choice, story.choice.metadata
+    gate = f"Not fit to be champion unasked: {story.objection}." if story.objection else "Passes the gate for a first champion."
+    paragraphs = [
+        f"T-LoRA of **{metadata.concept}** (trigger word `{metadata.trigger}`) for {metadata.base}, {choice.name}.",
+        f"{story.evaluation.reason}.",
+        gate,
+        f"Data: {say_since(since)}.",
+        f"{comparable_runs(store.experiment_id, story.tags['evaluation_digest'])}.",
+    ]
+    return model_page(paragraphs, metrics_table(story.evaluation.checkpoints, choice.name), story.tags, run_id)
+
+
+def _say_where(store: Store, version: "ModelVersion", aliases: list[str], grids: Path) -> None:
+    uri = public_uri(store.uri)
+    address = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
+    print(f"grid:      {grids / 'grid.png'}")
+    print(f"model:     {version.name}, version {version.version}, alias {', '.join(aliases) or 'none'}")
+    print(f"load it:   mlflow.pyfunc.load_model('models:/{version.name}/{version.version}')")
+    print(f"MLflow UI: {address}", flush=True)

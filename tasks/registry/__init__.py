@@ -1,0 +1,1 @@
+"""The versions of a registered model: what `register` writes and promotion decides."""

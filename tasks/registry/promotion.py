@@ -1,0 +1,184 @@
+"""Who is champion: the gate between challenger and champion, the move of the aliases, and the trail that it leaves.
+
+Aliases have no history, so every move is also a tag of the registered model, by time, and tags of the version that moved.
+Aliases move in an order in which a crash leaves a champion in place.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.registry.verdict import Check, PromoteSettings, PromotionError, Verdict
+from tasks.registry.versions import find_alias, scores_of, set_version_tags
+from tasks.results.evaluation import comparison_tags, read_evaluation
+from tasks.tracking.runs import evaluation_points, log_points
+from tasks.tracking.store import Store
+from tlora.metadata.adapter import WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+MEASURE = "prefect deployment run measure/champion"
+_MEASURED_BY = "evaluation."  # tags that start so must be equal before two versions' scores are compared
+
+
+def judge(store: Store, model: str, settings: PromoteSettings, version: str = "") -> Verdict:
+    """Hold a version against the champion of the same base.
+
+    Args:
+        store: Where.
+        model: Name of the registered model.
+        settings: Section `promote`.
+        version: Its number, by default the challenger's.
+
+    Raises:
+        PromotionError: If there is no such version.
+    """
+    challenger, champion = _candidate(store, model, version), find_alias(store, model, CHAMPION)
+    mine = challenger.tags
+    number, other = str(challenger.version), str(champion.version) if champion else ""
+    if other == number:
+        return Verdict(model, number, other, objection=f"version {number} is champion already")
+    if mine.get("recommended") != "true":
+        return Verdict(model, number, other, objection=f"the evaluation recommends no checkpoint of version {number}'s run")
+    if champion is None or _base(champion) != _base(challenger):
+        return Verdict(model, number, "")  # nothing is compared across bases; what the evaluation asks is met
+    if different := _measured_differently(mine, champion.tags):
+        named = ", ".join(different)
+        objection = f"champion and challenger were measured with different {named}: measure the champion anew, then promote"
+        return Verdict(model, number, other, objection=objection, remedy=MEASURE)
+    checks = _compare(scores_of(store, challenger), scores_of(store, champion), settings)
+    failed = [f"{check.metric} is {check.shown}, {check.needed} needed" for check in checks if not check.passed]
+    return Verdict(model, number, other, checks, "; ".join(failed))
+
+
+def promote_version(store: Store, verdict: Verdict, *, by: str, run: str, why: str) -> None:
+    """Make the judged version champion and the champion `previous`, and leave the trail.
+
+    Args:
+        store: Where.
+        verdict: Of the gate.
+        by: Who or what decided.
+        run: The Prefect run in which it was decided.
+        why: The reason, in a sentence.
+    """
+    if verdict.champion:
+        store.client.set_registered_model_alias(verdict.model, PREVIOUS, verdict.champion)
+    store.client.set_registered_model_alias(verdict.model, CHAMPION, verdict.challenger)
+    metrics = ", ".join(f"{check.metric} {check.challenger:.3f}" for check in verdict.checks if check.challenger is not None)
+    _leave_trail(store, verdict.model, verdict.challenger, "promoted", {"by": by, "run": run, "why": why, "metrics": metrics})
+
+
+def note_refusal(store: Store, verdict: Verdict, *, by: str, run: str, why: str) -> None:
+    """Leave word of a refusal on the version that was refused."""
+    _leave_trail(store, verdict.model, verdict.challenger, "refused", {"by": by, "run": run, "why": why})
+
+
+def roll_back(store: Store, model: str, *, by: str, run: str, why: str) -> tuple[str, str]:
+    """Make the version called `previous` champion again; return its number and that of the one it replaces.
+
+    The alias `previous` goes, so that rolling back twice does not bring back what was rolled back.
+
+    Raises:
+        PromotionError: If there is none.
+    """
+    previous, champion = find_alias(store, model, PREVIOUS), find_alias(store, model, CHAMPION)
+    if previous is None:
+        raise PromotionError(f"{model}: no version is called {PREVIOUS}: there is nothing to roll back to")
+    number, replaced = str(previous.version), str(champion.version) if champion else ""
+    store.client.set_registered_model_alias(model, CHAMPION, number)
+    store.client.delete_registered_model_alias(model, PREVIOUS)
+    if replaced:
+        _leave_trail(store, model, replaced, "rolled back", {"by": by, "run": run, "why": why})
+    _leave_trail(store, model, number, "restored", {"by": by, "run": run, "why": why})
+    return number, replaced
+
+
+def fetch_adapter(store: Store, version: "ModelVersion", folder: Path) -> Path:
+    """Copy the adapter that a version holds below a folder and return where it lies.
+
+    Raises:
+        PromotionError: If it holds none.
+    """
+    import mlflow
+
+    uri = store.client.get_model_version_download_uri(version.name, version.version)
+    fetched = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts", dst_path=str(folder)))
+    found = sorted(fetched.rglob(WEIGHTS_FILE))
+    if not found:
+        raise PromotionError(f"{version.name}, version {version.version}: holds no {WEIGHTS_FILE}")
+    return found[0].parent
+
+
+def record_measurement(store: Store, version: "ModelVersion", metrics: Path) -> None:
+    """Add what evaluate measured of a version's adapter, which was alone, to its run, and say how it was measured.
+
+    Raises:
+        CheckpointError: If the file is not what evaluate writes.
+    """
+    evaluation = read_evaluation(metrics)
+    (scores,) = [scores for name, scores in evaluation.checkpoints.items() if name != "base"]
+    log_points(store, str(version.run_id), evaluation_points(scores))
+    set_version_tags(store, version, comparison_tags(evaluation.setup))
+
+
+def _candidate(store: Store, model: str, version: str) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    if not version:
+        challenger = find_alias(store, model, CHALLENGER)
+        if challenger is None:
+            raise PromotionError(f"{model}: no version is called {CHALLENGER}: run the pipeline first")
+        return challenger
+    try:
+        return store.client.get_model_version(model, version)
+    except MlflowException as error:
+        raise PromotionError(f"{model}: there is no version {version!r}") from error
+
+
+def _base(version: "ModelVersion") -> tuple[str | None, str | None]:
+    return version.tags.get("base"), version.tags.get("base_revision")
+
+
+def _measured_differently(mine: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Return what of the evaluation differs: prompts, seeds, evaluator and the like."""
+    names = sorted(name for name in {*mine, *other} if name.startswith(_MEASURED_BY))
+    return [name.removeprefix(_MEASURED_BY) for name in names if mine.get(name) != other.get(name)]
+
+
+def _compare(mine: Mapping[str, float], other: Mapping[str, float], settings: PromoteSettings) -> tuple[Check, ...]:
+    """Let MLflow validate metric by metric: none worse than the champion's less its margin, none above its limit."""
+    checks = []
+    for metric, margin in settings.margins.items():
+        least = other[metric] - margin if metric in other else float("-inf")
+        passed = metric in mine and _is_valid(metric, mine[metric], least, greater_is_better=True)
+        checks.append(Check(metric, mine.get(metric), other.get(metric), f"at least {least:.3f}", passed))
+    for metric, limit in settings.limits.items():
+        passed = metric in mine and _is_valid(metric, mine[metric], limit, greater_is_better=False)
+        checks.append(Check(metric, mine.get(metric), other.get(metric), f"at most {limit:.3f}", passed))
+    return tuple(checks)
+
+
+def _is_valid(metric: str, value: float, threshold: float, *, greater_is_better: bool) -> bool:
+    import mlflow
+    from mlflow.models import MetricThreshold
+    from mlflow.models.evaluation import EvaluationResult
+    from mlflow.models.evaluation.validation import ModelValidationFailedException
+
+    needed = {metric: MetricThreshold(threshold=threshold, greater_is_better=greater_is_better)}
+    try:
+        mlflow.validate_evaluation_results(needed, EvaluationResult(metrics={metric: value}, artifacts={}))
+    except ModelValidationFailedException:
+        return False
+    return True
+
+
+def _leave_trail(store: Store, model: str, version: str, event: str, facts: Mapping[str, str]) -> None:
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")  # MLflow takes no plus sign in a name
+    told = {name: value for name, value in facts.items() if value}
+    tags = {f"promotion.{name}": value for name, value in {"event": event, "at": now, **told}.items()}
+    set_version_tags(store, store.client.get_model_version(model, version), tags)
+    line = f"version {version} {event}" + "".join(f"; {name}: {value}" for name, value in told.items())
+    store.client.set_registered_model_tag(model, f"history.{now}", line)

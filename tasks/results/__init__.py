@@ -1,0 +1,1 @@
+"""What `evaluate` leaves, as others read it."""

@@ -1,0 +1,1 @@
+"""How a stage is run: its command, its state folder, telemetry off."""

@@ -1,0 +1,1 @@
+"""Stage: train the adapter on cached latents and captions."""

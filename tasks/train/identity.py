@@ -1,0 +1,123 @@
+"""What a training run is a function of: the settings that shape it, the metadata that its adapters carry, its fingerprint."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.train.preview import PreviewSettings
+from tlora.flux.cached import INDEX
+from tlora.flux.files import base_digest
+from tlora.flux.noise import MAX_TIMESTEP
+from tlora.flux.spec import ModelSpec
+from tlora.metadata.adapter import AdapterMetadata
+from tlora.metadata.concept import read_concept
+from tlora.metadata.digests import code_digest, digest_of
+from tlora.training.settings import TrainingSettings
+
+SHAPES_NOTHING = ("preview", "state_steps", "keep_states")
+STAGE = "tasks.train.__main__"  # what runs; the package itself is an empty file
+FIRST_PARTY = ("tasks", "tlora")
+CANNOT_CHANGE_RESULTS = ("tasks.tracking",)  # what is shown of a run cannot change what it learns
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The stage's settings: the run's own, and how it is carried out.
+
+    Args:
+        training: Everything that shapes the run.
+        preview: Pictures in the middle of training, and the guard.
+        target_modules: Suffixes of the Linears to adapt.
+        mixed_precision: `no` or `bf16`.
+        checkpointing_steps: Steps between adapter checkpoints.
+        state_steps: Steps between saved states; what a kill can cost.
+        keep_states: How many states are kept.
+    """
+
+    training: TrainingSettings
+    preview: PreviewSettings
+    target_modules: tuple[str, ...]
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    checkpointing_steps: int = 100
+    state_steps: int = 50
+    keep_states: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("checkpointing_steps", self.checkpointing_steps),
+            ("state_steps", self.state_steps),
+            ("keep_states", self.keep_states),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        steps = self.training.loop.max_train_steps
+        if self.checkpointing_steps > steps:
+            raise ValueError(
+                f"checkpointing_steps ({self.checkpointing_steps}) is more than max_train_steps ({steps}):"
+                " there would be no checkpoint to choose from"
+            )
+
+    @property
+    def guarded_step(self) -> int:
+        """The step at which the adapter's effect is checked: not in the warm-up, at the last step at the latest; 0 for never."""
+        if not self.preview.guard_step:
+            return 0
+        warm = self.training.optimizer.lr_warmup_steps + 1
+        return min(max(self.preview.guard_step, warm), self.training.loop.max_train_steps)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a run's inputs lie: cached captions, cached views, and concept.yaml."""
+
+    prompts: Path
+    latents: Path
+    concept: Path
+
+
+def describe_adapter(settings: TrainSettings, model: ModelSpec, inputs: Inputs) -> AdapterMetadata:
+    """Return what every adapter of the run says of itself, at step 0."""
+    concept = read_concept(inputs.concept)
+    index = json.loads((inputs.latents / INDEX).read_text(encoding="utf-8"))
+    return AdapterMetadata(
+        config=settings.training.adapter,
+        target_modules=settings.target_modules,
+        max_timestep=MAX_TIMESTEP,
+        base=model.path,
+        base_revision=model.revision or base_digest(model),
+        base_quantisation=model.quantisation,
+        data_digest=index["data_digest"],
+        params_digest=digest_of([shaping_params(settings, model), _index_digest(inputs.latents), _index_digest(inputs.prompts)]),
+        code_digest=code_digest(STAGE, FIRST_PARTY, CANNOT_CHANGE_RESULTS),
+        concept=concept.name,
+        trigger=concept.trigger,
+    )
+
+
+def fingerprint_fields(
+    settings: TrainSettings, model: ModelSpec, inputs: Inputs, metadata: AdapterMetadata, processes: int
+) -> dict[str, Any]:
+    """Return everything that the result is a function of, by name, so that a difference can be named."""
+    return {
+        "params": shaping_params(settings, model),
+        "base_revision": metadata.base_revision,
+        "data": metadata.data_digest,
+        "code": metadata.code_digest,
+        "views": _index_digest(inputs.latents),
+        "captions": _index_digest(inputs.prompts),
+        "concept": [metadata.concept, metadata.trigger],
+        "processes": processes,
+    }
+
+
+def shaping_params(settings: TrainSettings, model: ModelSpec) -> dict[str, Any]:
+    """Return the settings that the result is a function of."""
+    plain = dataclasses.asdict(settings)
+    return {"train": {k: v for k, v in plain.items() if k not in SHAPES_NOTHING}, "model": dataclasses.asdict(model)}
+
+
+def _index_digest(cache: Path) -> str:
+    """Return the digest of what a cache holds, by content key and so by how it was encoded, not of its bytes."""
+    return digest_of((cache / INDEX).read_text(encoding="utf-8"))

@@ -1,0 +1,132 @@
+"""Is there anything new? On a real DVC repository, a real git remote and a real MLflow store."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.reasons import RetrainSettings, bring_in, find_news
+from flows.worktree import git as run_git
+from tasks.tracking.store import Store, open_store
+from tests.flows.kiln import changed_settings, dvc, fill_kiln, git, make_repository, register_present, run_everything
+from tests.tasks.filled_registry import NAME
+from tlora.errors import SettingsError
+
+pytestmark = pytest.mark.slow
+SETTINGS = RetrainSettings()
+
+
+@pytest.fixture
+def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a repository with tracked data, and a remote that its DVC pushes to."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    folder = tmp_path / "upstream"
+    make_repository(folder)
+    dvc(folder, "remote", "add", "--default", "team", str(tmp_path / "team"))
+    fill_kiln(folder)
+    dvc(folder, "push", "--quiet")
+    return folder
+
+
+@pytest.fixture
+def kiln(upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a clone of it in which everything has run; the working folder and the store are there."""
+    folder = tmp_path / "kiln"
+    git(tmp_path, "clone", "--quiet", str(upstream), str(folder))
+    dvc(folder, "pull", "--quiet", "data.dvc")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    run_everything()
+    return folder
+
+
+@pytest.fixture
+def store(kiln: Path) -> Store:
+    """Return the store; its champion was made from what is there."""
+    store = open_store()
+    register_present(store, "champion")
+    return store
+
+
+def test_nothing_then_pictures_then_settings_then_code_and_base(store: Store, kiln: Path):
+    quiet = find_news(store, NAME, SETTINGS)
+    assert (quiet.reasons, quiet.quiet) == ((), "data, base and settings are those of the champion, version 1")
+
+    (kiln / "train.py").write_text("# other code\n")
+    quiet = find_news(store, NAME, SETTINGS)
+    assert (quiet.reasons, quiet.quiet.split("; ")[1]) == (
+        (),
+        "only code has changed (train.py modified), and retrain.on_code_change is off",
+    )
+    assert find_news(store, NAME, RetrainSettings(on_code_change=True)).reasons == ("train.py modified",)
+    run_git("checkout", "--quiet", "train.py")
+
+    changed_settings(rank=32)
+    assert find_news(store, NAME, SETTINGS).reasons == ("params.yaml: train.rank 16 -> 32", "train.rank is 32, was 16.0")
+    run_everything()  # a run that ended and did not become champion: DVC finds nothing, the champion's run still differs
+    assert find_news(store, NAME, SETTINGS).reasons == ("train.rank is 32, was 16.0",)
+    changed_settings(rank=16)
+    run_everything()
+
+    (kiln / "models/kiln/model_index.json").write_text('{"other": 1}')
+    (reason,) = find_news(store, NAME, SETTINGS).reasons
+    assert reason.startswith("the base is at ")
+
+
+def test_a_changed_working_tree_is_new_data(store: Store, kiln: Path):
+    (kiln / "data" / "stone.txt").write_text("stone\n")
+    assert "the pictures have changed since data.dvc was written" in find_news(store, NAME, SETTINGS).reasons
+    dvc(kiln, "commit", "--force", "--quiet", "data.dvc")
+    (reason,) = [each for each in find_news(store, NAME, SETTINGS).reasons if each.startswith("data.dvc is")]
+    assert reason.endswith("version 1's was " + store.client.get_model_version(NAME, "1").tags["data_dvc"][:8])
+
+
+def test_a_new_commit_upstream_is_new_data_and_parted_histories_are_said(store: Store, kiln: Path, upstream: Path):
+    settings = RetrainSettings(git_remote="origin")
+    assert bring_in(settings) == []
+    (upstream / "data" / "stone.txt").write_text("stone\n")
+    dvc(upstream, "add", "--quiet", "data")
+    dvc(upstream, "push", "--quiet")
+    git(upstream, "commit", "--quiet", "--all", "--message", "a stone")
+    (brought,) = bring_in(settings)
+    assert brought.startswith("origin/main is at ")
+    assert (kiln / "data" / "stone.txt").read_text() == "stone\n"
+    assert any(reason.startswith("data.dvc is") for reason in find_news(store, NAME, settings).reasons)
+
+    git(kiln, "commit", "--quiet", "--allow-empty", "--message", "mine")
+    git(upstream, "commit", "--quiet", "--allow-empty", "--message", "theirs")
+    with pytest.raises(SettingsError, match=r"git merge: .*ot possible to fast-forward"):
+        bring_in(settings)
+    with pytest.raises(SettingsError, match=r"^git push: failed to push some refs to "):
+        run_git("push", "--quiet", "origin", "HEAD:main")
+
+
+def test_an_import_that_is_updated_is_new_data(store: Store, kiln: Path, tmp_path: Path):
+    source = tmp_path / "source"
+    make_repository(source)
+    git(kiln, "rm", "--quiet", "data.dvc")
+    dvc(kiln, "import", "--quiet", "--force", str(source), "data")
+    register_present(store, "champion")
+    settings = RetrainSettings(update_import=True)
+    assert bring_in(settings) == []
+    (source / "data" / "stone.txt").write_text("stone\n")
+    dvc(source, "add", "--quiet", "data")
+    git(source, "commit", "--quiet", "--all", "--message", "a stone")
+    assert bring_in(RetrainSettings()) == []
+    assert bring_in(settings) == ["data.dvc was imported anew"]
+    assert (kiln / "data" / "stone.txt").exists()
+    assert any(reason.startswith("data.dvc is") for reason in find_news(store, NAME, settings).reasons)
+
+
+def test_what_was_tried_and_refused_is_no_news_again(store: Store, kiln: Path):
+    (kiln / "data" / "stone.txt").write_text("stone\n")
+    dvc(kiln, "commit", "--force", "--quiet", "data.dvc")
+    run_everything()
+    register_present(store, "challenger", {"promotion.event": "refused", "promotion.why": "it copies"})
+    news = find_news(store, NAME, SETTINGS)
+    assert (news.reasons, news.quiet) == ((), "version 2 was made from the same, and was refused (it copies)")
+    changed_settings(rank=8)
+    assert find_news(store, NAME, SETTINGS).reasons != ()
+
+
+def test_a_first_version_is_always_worth_making(kiln: Path):
+    assert find_news(open_store(), NAME, SETTINGS).reasons == ("there is no version yet",)

@@ -1,0 +1,100 @@
+"""Which checkpoints are evaluated, what their scores say, and what is left when something cannot be measured."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.evaluate.checkpoints import find_checkpoints
+from tasks.evaluate.scoring import Known, Material, score_embeddings, score_textures
+from tasks.evaluate.summary import BASE, NOT_MEASURED, Losses, Measured, summarise
+from tests.tiny_flux import tiny_transformer
+from tlora.checkpoint import save_tlora_weights
+from tlora.errors import CheckpointError
+from tlora.evaluation.recommendation import SelectionSettings
+from tlora.evaluation.texture import Lattice
+from tlora.flux.spec import ModelSpec
+from tlora.inject import inject_tlora_into_transformer
+from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+from tlora.metadata.config import TLoRAConfig
+
+MODEL = ModelSpec("a-base", dtype="float32")
+METADATA = AdapterMetadata(TLoRAConfig(rank=4, min_rank=1), ("to_q",), base="a-base")
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> Path:
+    """Checkpoints of steps 2 and 10, and a final of step 10."""
+    transformer = tiny_transformer()
+    inject_tlora_into_transformer(transformer, METADATA.target_modules, METADATA.config)
+    for name, step in (("checkpoint-000002", 2), ("checkpoint-000010", 10), ("final", 10)):
+        save_tlora_weights(transformer, tmp_path / name / WEIGHTS_FILE, dataclasses.replace(METADATA, step=step))
+    return tmp_path
+
+
+def test_checkpoints_come_in_the_order_of_their_steps_and_the_final_twin_once(adapters: Path) -> None:
+    found, failures = find_checkpoints(adapters, MODEL)
+    assert list(found) == ["checkpoint-000002", "checkpoint-000010"]
+    assert failures == {}
+
+
+def test_no_checkpoints_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoints to evaluate: run train first"):
+        find_checkpoints(tmp_path, MODEL)
+
+
+def test_where_all_checkpoints_are_of_another_base_nothing_is_measured(adapters: Path) -> None:
+    with pytest.raises(CheckpointError, match="checkpoint-000002: trained on a-base, not on another"):
+        find_checkpoints(adapters, ModelSpec("another"))
+
+
+def test_a_pickle_named_safetensors_is_passed_over_by_name(adapters: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (adapters / "checkpoint-000010" / WEIGHTS_FILE).write_bytes(b"\x80\x04\x95pickle")
+    found, failures = find_checkpoints(adapters, MODEL)
+    assert list(found) == ["checkpoint-000002", "final"]
+    assert "not a safetensors file" in failures["checkpoint-000010"]
+    assert "going on without checkpoint-000010" in capsys.readouterr().err
+
+
+def test_pictures_are_scored_prompt_by_prompt() -> None:
+    x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    scores = score_embeddings(torch.stack([x, x, y, x]), Known(train=x[None], held_out=y[None]), torch.stack([x, y]))
+    assert scores["similarity_train"].tolist() == [[1, 1], [0, 1]]
+    assert scores["similarity_held_out"].tolist() == [[0, 0], [1, 0]]
+    assert scores["prompt_similarity"].tolist() == [[1, 1], [1, 0]]
+    assert scores["diversity"].tolist() == [[0], [1]]
+    assert scores["training_distance"].tolist() == [[0, 0], [1, 0]]
+    assert scores["copied"].tolist() == [[1, 1], [0, 1]]
+
+
+def test_no_prompt_of_the_bare_material_is_no_texture() -> None:
+    assert score_textures([], Material(np.ones((1, 1)), Lattice(0.5, 0.0), 1.0)) == {}
+
+
+def measured(step: int, similarity: float, prompt: float, diversity: float, loss: float = 1.0) -> Measured:
+    table = np.full((2, 3), similarity)
+    scores = {"similarity_held_out": table, "prompt_similarity": np.full((2, 3), prompt), "copied": np.zeros((2, 3))}
+    return Measured(step, {**scores, "diversity": np.full((2, 3), diversity)}, Losses(np.full((4, 2), loss), np.ones((3, 2))))
+
+
+def test_gain_and_prompt_following_are_differences_to_the_base_and_diversity_a_share_of_its() -> None:
+    checkpoint = measured(10, 0.6, 0.4, 0.3, loss=0.9)
+    result = summarise({BASE: measured(0, 0.2, 0.5, 0.4), "checkpoint-000010": checkpoint}, SelectionSettings())
+    entry = result["checkpoints"]["checkpoint-000010"]
+    assert entry["similarity_gain"]["mean"] == pytest.approx(0.4)
+    assert entry["prompt_following"]["mean"] == pytest.approx(-0.1)
+    assert entry["diversity_ratio"]["mean"] == pytest.approx(0.75)
+    assert entry["loss_reduction_train"]["mean"] == pytest.approx(0.1)
+    assert entry["loss_gap"]["low"] == pytest.approx(0.1)
+    assert (entry["on_front"], entry["objections"]) == (True, [])
+    assert (result["recommended"], result["front"]) == ("checkpoint-000010", ["checkpoint-000010"])
+
+
+def test_without_an_evaluator_losses_are_told_and_nothing_is_recommended() -> None:
+    blind = {BASE: Measured(0, {}, measured(0, 0, 0, 0).losses), "final": Measured(10, {}, measured(10, 0, 0, 0, 0.5).losses)}
+    result = summarise(blind, SelectionSettings())
+    assert result["recommended"] is None
+    assert result["checkpoints"]["final"]["objections"] == [NOT_MEASURED]
+    assert result["checkpoints"]["final"]["loss_gap"]["mean"] == pytest.approx(0.5)

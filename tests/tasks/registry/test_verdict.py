@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import pytest
+
+from tasks.registry.promotion import judge, note_refusal, promote_version, roll_back
+from tasks.registry.verdict import PromoteSettings, PromotionError
+from tasks.registry.versions import aliases_of
+from tasks.tracking.store import Store, open_store
+from tests.tasks.filled_registry import NAME, add_version
+from tlora.runtime.settings import parse_settings
+
+SETTINGS = PromoteSettings()
+
+
+@pytest.fixture
+def store(store_file: Path) -> Store:
+    return open_store()
+
+
+def test_a_challenger_within_the_margins_passes_and_every_metric_is_shown(store: Store):
+    add_version(store, "champion")
+    add_version(store, "challenger", {"similarity_held_out": 0.49, "copied": 0.25})
+    verdict = judge(store, NAME, SETTINGS)
+    assert (verdict.champion, verdict.challenger, verdict.objection) == ("1", "2", "")
+    page = verdict.to_markdown()
+    assert "| similarity_held_out | 0.490 | 0.500 | at least 0.480 | passed |" in page
+    assert "| copied | 0.250 | 0.000 | at most 0.250 | passed |" in page
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "objection"),
+    [
+        ("similarity_held_out", 0.479, "similarity_held_out is 0.479, at least 0.480 needed"),
+        ("prompt_following", -0.03, "prompt_following is -0.030, at least -0.020 needed"),
+        ("diversity_ratio", 0.6, "diversity_ratio is 0.600, at least 0.650 needed"),
+        ("copied", 0.26, "copied is 0.260, at most 0.250 needed"),
+    ],
+)
+def test_one_metric_beyond_its_margin_refuses(store: Store, metric: str, value: float, objection: str):
+    add_version(store, "champion")
+    add_version(store, "challenger", {metric: value})
+    verdict = judge(store, NAME, SETTINGS)
+    assert verdict.objection == objection
+    assert [check.metric for check in verdict.checks if not check.passed] == [metric]
+    assert f"**Refused: {objection}.**" in verdict.to_markdown()
+
+
+@pytest.mark.parametrize("what", ["prompts", "seeds", "evaluator"])
+def test_a_champion_that_was_measured_otherwise_has_to_be_measured_anew(store: Store, what: str):
+    add_version(store, "champion", tags={f"evaluation.{what}": "another"})
+    add_version(store, "challenger", {"similarity_held_out": 0.9})
+    verdict = judge(store, NAME, SETTINGS)
+    assert (
+        verdict.objection
+        == f"champion and challenger were measured with different {what}: measure the champion anew, then promote"
+    )
+    assert verdict.remedy == "prefect deployment run measure/champion"
+    assert verdict.checks == ()
+
+
+def test_nothing_is_compared_across_bases(store: Store):
+    add_version(store, "champion", {"similarity_held_out": 0.9}, {"base_revision": "base-0"})
+    add_version(store, "challenger")
+    verdict = judge(store, NAME, SETTINGS)
+    assert (verdict.objection, verdict.champion, verdict.checks) == ("", "", ())
+
+
+def test_what_the_evaluation_does_not_recommend_is_refused_also_without_a_champion(store: Store):
+    add_version(store, "challenger", tags={"recommended": "false"})
+    assert judge(store, NAME, SETTINGS).objection == "the evaluation recommends no checkpoint of version 1's run"
+
+
+def test_promotion_moves_both_aliases_and_leaves_who_when_whence_why_and_the_metrics(store: Store):
+    add_version(store, "champion")
+    add_version(store, "challenger")
+    promote_version(store, judge(store, NAME, SETTINGS), by="ann", run="amber-fox 1234", why="it looks better")
+    assert aliases_of(store, NAME) == {"champion": "2", "previous": "1", "challenger": "2"}
+    tags = store.client.get_model_version(NAME, "2").tags
+    assert (tags["promotion.event"], tags["promotion.by"], tags["promotion.run"]) == ("promoted", "ann", "amber-fox 1234")
+    assert tags["promotion.metrics"] == "similarity_held_out 0.500, prompt_following 0.000, diversity_ratio 0.750, copied 0.000"
+    assert history(store) == [
+        "version 2 promoted; by: ann; run: amber-fox 1234; why: it looks better; metrics: " + tags["promotion.metrics"]
+    ]
+    assert judge(store, NAME, SETTINGS).objection == "version 2 is champion already"
+
+
+def test_rolling_back_restores_the_one_before_once_and_keeps_the_history(store: Store):
+    add_version(store, "champion")
+    add_version(store, "challenger")
+    promote_version(store, judge(store, NAME, SETTINGS), by="the gate", run="r1", why="passed the gate")
+    assert roll_back(store, NAME, by="ann", run="r2", why="grey bricks") == ("1", "2")
+    assert aliases_of(store, NAME) == {"champion": "1", "challenger": "2"}
+    assert [line.split(";")[0] for line in history(store)] == [
+        "version 2 promoted",
+        "version 2 rolled back",
+        "version 1 restored",
+    ]
+    with pytest.raises(PromotionError, match=f"{NAME}: no version is called previous: there is nothing to roll back to"):
+        roll_back(store, NAME, by="ann", run="r3", why="")
+    assert aliases_of(store, NAME)["champion"] == "1"
+
+
+def test_a_refusal_is_noted_on_the_version(store: Store):
+    add_version(store, "challenger", tags={"recommended": "false"})
+    verdict = judge(store, NAME, SETTINGS)
+    note_refusal(store, verdict, by="the gate", run="r1", why=verdict.objection)
+    tags = store.client.get_model_version(NAME, "1").tags
+    assert (tags["promotion.event"], tags["promotion.why"]) == ("refused", verdict.objection)
+    assert aliases_of(store, NAME) == {"challenger": "1"}
+
+
+def test_what_is_not_there_is_said(store: Store):
+    with pytest.raises(PromotionError, match=f"{NAME}: no version is called challenger: run the pipeline first"):
+        judge(store, NAME, SETTINGS)
+    add_version(store, "challenger")
+    with pytest.raises(PromotionError, match=f"{NAME}: there is no version '7'"):
+        judge(store, NAME, SETTINGS, "7")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_copied": -0.1}, r"params\.yaml: promote: max_copied must not be negative, got -0\.1"),
+        ({"approval_minutes": 0}, r"params\.yaml: promote: approval_minutes must be above 0, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(change: dict[str, float], message: str):
+    with pytest.raises(Exception, match=message):
+        parse_settings(PromoteSettings, change, "params.yaml: promote", complete=False)
+
+
+def history(store: Store) -> list[str]:
+    tags = store.client.get_registered_model(NAME).tags
+    return [value for name, value in sorted(tags.items()) if name.startswith("history.")]

@@ -1,0 +1,62 @@
+"""Whether the base model can be had is said in one line, before any weight is loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from tlora.errors import ModelError
+from tlora.flux.files import base_digest, require_base
+from tlora.flux.spec import ModelSpec
+from tlora.runtime.disk import require_free_space
+
+
+@pytest.fixture(autouse=True)
+def no_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without a hub cache and without a token."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
+    for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_without_a_pipeline_is_named(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ModelError, match="models/no-such: no base model there"):
+        require_base(ModelSpec("models/no-such"))
+
+
+def test_a_gated_model_without_a_token_names_the_licence_page_and_the_token() -> None:
+    with pytest.raises(ModelError, match=r"https://huggingface.co/black-forest-labs/FLUX.1-dev .* HF_TOKEN"):
+        require_base(ModelSpec("black-forest-labs/FLUX.1-dev"))
+
+
+def test_too_little_disk_for_a_download_names_hf_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "planted")
+    monkeypatch.setattr("tlora.flux.files.HUB_MODEL_BYTES", 1e18)
+    with pytest.raises(ModelError, match=r"GB free, .* set HF_HOME"):
+        require_base(ModelSpec("black-forest-labs/FLUX.1-dev"))
+
+
+def test_a_model_that_is_in_the_hub_cache_needs_neither(no_hub_cache: Path) -> None:
+    snapshot = no_hub_cache / "hub-home/hub/models--black-forest-labs--FLUX.1-dev/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model_index.json").write_text("{}")
+    require_base(ModelSpec("black-forest-labs/FLUX.1-dev", revision="abc"))
+
+
+def test_free_space_is_measured_at_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    require_free_space(tmp_path / "not" / "yet" / "there", 1.0, "buy a disk")
+    with pytest.raises(ModelError, match="buy a disk"):
+        require_free_space(tmp_path, 1e18, "buy a disk")
+
+
+def test_a_digest_changes_with_a_byte_and_not_with_a_readme(tmp_path: Path) -> None:
+    (tmp_path / "base/vae").mkdir(parents=True)
+    weights = tmp_path / "base/vae/weights"
+    weights.write_text("1")
+    before = base_digest(ModelSpec("base"), "vae")
+    (tmp_path / "base/vae/README.md").write_text("about")
+    assert base_digest(ModelSpec("base"), "vae") == before
+    weights.write_text("2")
+    assert base_digest(ModelSpec("base"), "vae") != before

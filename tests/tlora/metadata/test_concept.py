@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from tlora.errors import SettingsError
+from tlora.metadata.concept import Concept, HeldOutShare, read_concept
+
+CONCEPT = "name: brick\ntrigger: matbrk\nprompts: [a matbrk wall]\n"
+
+
+@pytest.mark.parametrize(
+    ("held_out", "read"),
+    [
+        ("", HeldOutShare(0.2, 0)),
+        ("held_out: {fraction: 0.25}", HeldOutShare(0.25, 0)),
+        ("held_out: [a.png, b.png]", ("a.png", "b.png")),
+    ],
+)
+def test_a_concept_names_what_is_held_out_or_a_share(tmp_path: Path, held_out: str, read: object) -> None:
+    (tmp_path / "concept.yaml").write_text(CONCEPT + held_out)
+    assert read_concept(tmp_path / "concept.yaml") == Concept("brick", "matbrk", read, ("a matbrk wall",))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (CONCEPT + "promts: [a]", "unknown key 'promts', did you mean 'prompts'"),
+        (CONCEPT + "held_out: {fracton: 0.2}", "held_out: unknown key 'fracton', did you mean 'fraction'"),
+        (CONCEPT + "held_out: {fraction: 0}", "need 0 < fraction <= 0.5"),
+        (CONCEPT + "held_out: []", "held_out: names no picture"),
+        (CONCEPT + "held_out: 3", "held_out: must be a list"),
+        (CONCEPT.replace("brick", "My Brick"), "lower-case letters, digits and hyphens"),
+        (CONCEPT.replace("matbrk\n", "' matbrk'\n"), "trigger: must be a word"),
+        (CONCEPT.replace("[a matbrk wall]", "[]"), "prompts: give at least one"),
+        (CONCEPT.replace("[a matbrk wall]", "[a, a]"), "given twice"),
+        ("name: brick\n", "missing key 'trigger'"),
+        ("[]", "must be a mapping"),
+        ("a: b: c", "not valid YAML"),
+    ],
+)
+def test_a_wrong_concept_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "concept.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=reason) as refused:
+        read_concept(tmp_path / "concept.yaml")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_concept_says_what_writes_one(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="make new"):
+        read_concept(tmp_path / "concept.yaml")

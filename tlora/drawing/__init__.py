@@ -1,0 +1,1 @@
+"""`tlora infer`: one adapter or several, on any card."""

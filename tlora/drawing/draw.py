@@ -1,0 +1,185 @@
+"""Draw pictures with adapters in one process: text encoders first, then the transformer, picture by picture, whole files only."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tlora.drawing.picture_record import AdapterRecord, PictureRecord, save_picture
+from tlora.drawing.setup import Means, furthest_apart, merged_where_wanted, open_painter
+from tlora.errors import SettingsError
+from tlora.evaluation.grid import labelled_grid
+from tlora.evaluation.texture import seam_ratio
+from tlora.flux.files import base_digest, require_base
+from tlora.flux.model import choose_device
+from tlora.metadata.adapter import adapter_digest, find_weights, read_metadata
+from tlora.pictures.decode import decode_picture
+from tlora.runtime.atomic_file import write_png
+from tlora.runtime.disk import require_writable
+from tlora.runtime.progress import Progress
+from tlora.sampling import SampleSettings, draw_pictures
+from tlora.text import embed_captions
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to draw: what it shows, from which noise, and the beginning of its file's name."""
+
+    prompt: str
+    seed: int
+    name: str
+
+
+def draw_to_folder(
+    means: Means, pictures: Sequence[Picture], samples: Sequence[SampleSettings], outdir: Path, batch: int, say: Say
+) -> list[list[Path]]:
+    """Draw every picture with every sample's settings; return their files, a row for each picture.
+
+    Args:
+        means: What is drawn with.
+        pictures: What is drawn.
+        samples: How; several for comparisons at the same seeds.
+        outdir: Where the files go.
+        batch: Pictures at once.
+        say: Where lines for people go.
+
+    Raises:
+        TloraError: If anything given is wrong, before a weight is loaded where it can be known.
+    """
+    files = [find_weights(path) for path in means.adapters]
+    require_base(means.base)
+    require_writable(outdir)
+    records = [AdapterRecord(str(f), adapter_digest(f), s) for f, s in zip(files, means.strengths, strict=True)]
+    described = _Described(means, tuple(records), base_digest(means.base))
+    for file in files:
+        _say_adapter(file, described, say)
+    read = embed_captions(means.base, [picture.prompt for picture in pictures], means.max_sequence_length)
+    drawn: list[list[Path]] = [[] for _ in pictures]
+    steps = sum(sample.num_inference_steps for sample in samples) * -(-len(pictures) // batch)
+    steps += 0 if means.merge == "no" else 2 * samples[-1].num_inference_steps
+    with open_painter(means, say) as painter, Progress("infer", steps) as progress:
+
+        def draw(group: Sequence[Picture], sample: SampleSettings) -> list[Image.Image]:
+            embeddings, seeds = read([picture.prompt for picture in group]), [picture.seed for picture in group]
+            return draw_pictures(painter, embeddings, seeds, sample, lambda step: progress.advance())
+
+        with merged_where_wanted(means, painter, lambda: draw(pictures[:1], samples[-1]), say):
+            for first in range(0, len(pictures), batch):
+                group = pictures[first : first + batch]
+                for sample in samples:
+                    for place, image in enumerate(draw(group, sample)):
+                        file = outdir / (group[place].name + _settings_name(sample, means.strengths) + ".png")
+                        save_picture(file, image, described.record(group, place, sample))
+                        drawn[first + place].append(file)
+                        say(f"{file}{_tile_preview(file, image) if sample.tileable else ''}")
+    return drawn
+
+
+def redraw(record: PictureRecord, means: Means, file: Path, say: Say) -> None:
+    """Draw a picture again from what it says of itself.
+
+    Raises:
+        SettingsError: If the base or an adapter is not the one that it was drawn with.
+    """
+    require_base(means.base)
+    require_writable(file.parent)
+    if base_digest(means.base) != record.base_digest:
+        raise SettingsError(f"{means.base.path}: not the base model that the picture was drawn with, or another revision of it")
+    for path, adapter in zip(means.adapters, record.adapters, strict=True):
+        if adapter_digest(find_weights(path)) != adapter.digest:
+            raise SettingsError(f"{path}: not the adapter that the picture was drawn with (digest {adapter.digest[:12]})")
+    torch.set_num_threads(record.threads)
+    here = (choose_device(means.base).type, torch.__version__)
+    if here != (record.device, record.torch):
+        say(f"warning: drawn on {record.device} by torch {record.torch}, here {here[0]} and {here[1]}: pixels may differ")
+    pictures = [Picture(p, s, "") for p, s in zip(record.prompts, record.seeds, strict=True)]
+    read = embed_captions(means.base, record.prompts, means.max_sequence_length)
+    steps = record.sample.num_inference_steps
+    with open_painter(means, say) as painter, Progress("infer", steps if means.merge == "no" else 3 * steps) as progress:
+
+        def draw() -> list[Image.Image]:
+            embeddings = read(record.prompts)
+            return draw_pictures(painter, embeddings, record.seeds, record.sample, lambda step: progress.advance())
+
+        with merged_where_wanted(means, painter, draw, say):
+            images = draw()
+    described = _Described(means, record.adapters, record.base_digest)
+    save_picture(file, images[record.place], described.record(pictures, record.place, record.sample))
+
+
+def contact_sheet(file: Path, rows: Sequence[str], columns: Sequence[str], drawn: Sequence[Sequence[Path]]) -> None:
+    """Lay drawn files out side by side, a row for each picture."""
+    write_png(file, labelled_grid(rows, columns, [[decode_picture(path) for path in row] for row in drawn]))
+
+
+def difference(one: Path, other: Path) -> str:
+    """Return in words whether two pictures are equal."""
+    a, b = (decode_picture(path) for path in (one, other))
+    if a.size != b.size:
+        return f"another size than {other}"
+    furthest = furthest_apart(a, b)
+    return f"differs from {other} by up to {furthest} of 255" if furthest else f"bit-equal to {other}"
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What all pictures of a run have in common."""
+
+    means: Means
+    adapters: tuple[AdapterRecord, ...]
+    base_digest: str
+
+    def record(self, group: Sequence[Picture], place: int, sample: SampleSettings) -> PictureRecord:
+        return PictureRecord(
+            prompt=group[place].prompt,
+            seed=group[place].seed,
+            base=self.means.base.path,
+            base_digest=self.base_digest,
+            dtype=self.means.base.dtype,
+            adapters=self.adapters,
+            sample=sample,
+            max_sequence_length=self.means.max_sequence_length,
+            prompts=tuple(picture.prompt for picture in group),
+            seeds=tuple(picture.seed for picture in group),
+            place=place,
+            merged=self.means.merge != "no",
+            device=choose_device(self.means.base).type,
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            quantisation=self.means.base.quantisation,
+        )
+
+
+def _say_adapter(file: Path, described: _Described, say: Say) -> None:
+    metadata = read_metadata(file)
+    held = "" if metadata.base_quantisation == "none" else f" held as {metadata.base_quantisation}"
+    say(f"{file}: step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}{held}")
+    if metadata.base_revision and metadata.base_revision != described.base_digest:
+        say(f"warning: {file} was trained on another base than {described.means.base.path}, or another revision of it")
+
+
+def _settings_name(sample: SampleSettings, strengths: Sequence[float]) -> str:
+    scales = "+".join(f"{sample.lora_scale * strength:.2f}" for strength in strengths)
+    return f"_steps{sample.num_inference_steps}_g{sample.guidance_scale}_lora{scales}"
+
+
+def _tile_preview(file: Path, picture: Image.Image) -> str:
+    """Show a tile repeated; return in words where, and how visible its seams are."""
+    preview = file.with_name(f"{file.stem}_tiled.png")
+    write_png(preview, tiled(picture))
+    seam = seam_ratio(np.asarray(picture.convert("L"), np.float64) / 255)
+    return f": seam ratio {seam:.2f} (1: like any other line of pixels), repeated 3 x 3 in {preview.name}"
+
+
+def tiled(picture: Image.Image, times: int = 3) -> Image.Image:
+    """Return a picture repeated `times` x `times`: seams show at once."""
+    sheet = Image.new(picture.mode, (picture.width * times, picture.height * times))
+    for row in range(times):
+        for column in range(times):
+            sheet.paste(picture, (column * picture.width, row * picture.height))
+    return sheet

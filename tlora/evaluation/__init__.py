@@ -1,0 +1,1 @@
+"""What drawn pictures are worth, how sure that is, and which checkpoint to take."""

@@ -1,0 +1,159 @@
+"""Which checkpoint: a stated rule over paired differences to the base, that tells a difference from noise.
+
+Whatever copied, collapsed or did not learn is out. Of the rest, those stand on the front that no other beats in both fidelity
+and prompt following. The best of the front by `score` wins, unless an earlier one is as good within the noise: less training
+is safer. Loss does not answer the question: it was seen to be anti-correlated with quality.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlora.evaluation.intervals import LEVEL, Cells, Interval, bootstrap_interval, resampled_means
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """The rule.
+
+    Args:
+        min_diversity_ratio: Least diversity across seeds, as a share of the base's; below it, a checkpoint has collapsed.
+        max_copied: Largest share of pictures that may be copies of training pictures, beyond the base's share.
+        max_loss_gap: How much more of the loss may be gone on training pictures than on held-out ones, as a share of it.
+        prompt_weight: What lost prompt following weighs against gained fidelity.
+    """
+
+    min_diversity_ratio: float = 0.5
+    max_copied: float = 0.25
+    max_loss_gap: float = 0.3
+    prompt_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_diversity_ratio", "max_copied", "max_loss_gap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+        if not (0 <= self.prompt_weight < math.inf):
+            raise ValueError(f"prompt_weight must not be negative, and finite, got {self.prompt_weight}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint as the rule sees it: differences to the base at the same prompt and seed, and what it did wrong.
+
+    Args:
+        step: Optimizer steps taken.
+        fidelity: Similarity to held-out pictures over the base's, (prompts, seeds).
+        following: Similarity to the prompt over the base's, (prompts, seeds).
+        diversity_ratio: Diversity across seeds as a share of the base's.
+        copied: Share of pictures that are copies of training pictures.
+        copied_by_base: The same share of the base's pictures, which never saw them.
+        loss_gap: How much more of the loss is gone on training pictures than on held-out ones; None where it was not measured.
+    """
+
+    step: int
+    fidelity: Cells
+    following: Cells
+    diversity_ratio: float
+    copied: float = 0.0
+    copied_by_base: float = 0.0
+    loss_gap: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A checkpoint, or None where none beats the base; why, as a sentence; and who stood on the front."""
+
+    checkpoint: str | None
+    reason: str
+    front: tuple[str, ...] = ()
+
+
+def objections(candidate: Candidate, settings: SelectionSettings) -> list[str]:
+    """Return why a checkpoint is out: nothing gained, collapsed, copying, memorising. Empty where it is eligible."""
+    gain, found = bootstrap_interval(candidate.fidelity), []
+    if not gain.low > 0:
+        found.append(f"not clearly above the base: {_gained(gain)}")
+    if candidate.diversity_ratio < settings.min_diversity_ratio:
+        needed = f"{settings.min_diversity_ratio:g} needed"
+        found.append(f"collapsed: diversity across seeds is {candidate.diversity_ratio:.2f} of the base's, {needed}")
+    if candidate.copied - candidate.copied_by_base > settings.max_copied:
+        found.append(
+            f"copying: {candidate.copied:.0%} of its pictures are copies of training pictures ({candidate.copied_by_base:.0%}"
+            f" of the base's), {settings.max_copied:.0%} more are allowed"
+        )
+    if candidate.loss_gap is not None and candidate.loss_gap.low > settings.max_loss_gap:
+        found.append(
+            f"memorising: {candidate.loss_gap.mean:.2f} more of the loss is gone on training pictures than on held-out ones,"
+            f" {settings.max_loss_gap:g} allowed"
+        )
+    return found
+
+
+def pareto_front(candidates: Mapping[str, Candidate]) -> list[str]:
+    """Return, in the order given, those that no other equals or beats in both fidelity and prompt following."""
+    means = {name: (c.fidelity.mean(), c.following.mean()) for name, c in candidates.items()}
+    return [
+        name
+        for name, own in means.items()
+        if not any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in means.values())
+    ]
+
+
+def score(candidate: Candidate, settings: SelectionSettings) -> float:
+    """Return fidelity gained, less what prompt following lost; following gained does not buy fidelity."""
+    return float(candidate.fidelity.mean() + settings.prompt_weight * min(0.0, float(candidate.following.mean())))
+
+
+def recommend(candidates: Mapping[str, Candidate], settings: SelectionSettings) -> Recommendation:
+    """Choose among checkpoints that were drawn at the same prompts and seeds."""
+    out = {name: objections(candidate, settings) for name, candidate in candidates.items()}
+    eligible = {name: candidate for name, candidate in candidates.items() if not out[name]}
+    if not eligible:
+        return Recommendation(None, _nothing(candidates, out))
+    front = {name: eligible[name] for name in pareto_front(eligible)}
+    best = max(front, key=lambda name: (score(front[name], settings), -front[name].step))
+    equals = [name for name, c in front.items() if _within_noise(front[best], c, settings)]
+    chosen = min(equals, key=lambda name: front[name].step)
+    count = f"; {len(eligible)} of {len(candidates)} checkpoints eligible"
+    return Recommendation(chosen, f"{chosen}: {_why(chosen, eligible)}{count}", tuple(front))
+
+
+def _within_noise(best: Candidate, other: Candidate, settings: SelectionSettings) -> bool:
+    difference = _resampled_score(best, settings) - _resampled_score(other, settings)
+    return bool(np.quantile(difference, (1 - LEVEL) / 2) <= 0)
+
+
+def _resampled_score(candidate: Candidate, settings: SelectionSettings) -> NDArray[np.float64]:
+    lost = np.minimum(0.0, resampled_means(candidate.following))
+    return resampled_means(candidate.fidelity) + settings.prompt_weight * lost
+
+
+def _why(chosen: str, eligible: Mapping[str, Candidate]) -> str:
+    """Compare with whichever eligible checkpoint came closest to the concept."""
+    own, top = eligible[chosen], max(eligible, key=lambda name: (eligible[name].fidelity.mean(), -eligible[name].step))
+    gain = bootstrap_interval(own.fidelity)
+    if chosen == top:
+        fidelity, following = f"best fidelity, {_gained(gain)}", f"prompt following {own.following.mean():+.3f} against the base"
+    else:
+        behind = bootstrap_interval(eligible[top].fidelity - own.fidelity)
+        near = "within noise of the best" if behind.low <= 0 else f"{behind.mean:.3f} below the best"
+        better = float(own.following.mean() - eligible[top].following.mean())
+        fidelity = f"fidelity {near} ({top}), {_gained(gain)}"
+        following = f"prompt following {abs(better):.3f} {'better' if better >= 0 else 'worse'}"
+    copying = f"{own.copied:.0%} copies" if own.copied else "no copying"
+    return f"{fidelity}, {following}, {copying}, diversity {own.diversity_ratio:.2f} of the base's"
+
+
+def _nothing(candidates: Mapping[str, Candidate], out: Mapping[str, list[str]]) -> str:
+    best = max(candidates, key=lambda name: (candidates[name].fidelity.mean(), -candidates[name].step))
+    gains = {name: bootstrap_interval(candidate.fidelity) for name, candidate in candidates.items()}
+    if not any(gain.low > 0 for gain in gains.values()):
+        return f"nothing beats the base: of {len(candidates)} checkpoints, the best, {best}, gained {_gained(gains[best])}"
+    return f"nothing that beats the base is sound; the most faithful, {best}, is out: {'; '.join(out[best])}"
+
+
+def _gained(gain: Interval) -> str:
+    return f"{gain.mean:+.3f} over the base ({gain.low:+.3f} to {gain.high:+.3f})"

@@ -1,0 +1,1 @@
+"""Adapters for and from other tools."""

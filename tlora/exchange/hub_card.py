@@ -1,0 +1,143 @@
+"""A model card: what an adapter is, how good, and how to use it, as the README.md that the Hugging Face hub shows.
+
+From what the adapter says of itself and from evaluation's numbers; nothing is looked up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from tlora.metadata.adapter import AdapterMetadata
+
+FLUX_DEV = "black-forest-labs/FLUX.1-dev"
+_LICENCES = {
+    FLUX_DEV: {
+        "license": "other",
+        "license_name": "flux-1-dev-non-commercial-license",
+        "license_link": f"https://huggingface.co/{FLUX_DEV}/blob/main/LICENSE.md",
+    },
+    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+}
+_NON_COMMERCIAL = (
+    "The base model's licence (FLUX.1 [dev] Non-Commercial License) passes on to adapters trained on it: no commercial use of the"
+    " adapter without a licence from Black Forest Labs; read it before you share or use this file."
+)
+
+_OTHER_LICENCE = "That of the base model, and of the pictures that it was trained on."
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card is made of.
+
+    Args:
+        adapter: What the adapter says of itself.
+        file: Name of its file.
+        digest: Hash of its bytes.
+        grid: Name of the picture beside the card, if there is one.
+        scores: Evaluation's numbers of this adapter, and of the bare base; empty if it was not evaluated.
+        base_scores: Likewise.
+        base_is_on_hub: Whether the base's name is one of the hub.
+    """
+
+    adapter: AdapterMetadata
+    file: str
+    digest: str
+    grid: str
+    scores: Mapping[str, Any]
+    base_scores: Mapping[str, Any]
+    base_is_on_hub: bool
+
+
+def model_card(card: Card) -> str:
+    """Return the card as Markdown with the hub's front matter."""
+    name = card.adapter.concept or "adapter"
+    parts = [
+        f"---\n{yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)}---",
+        f"# {name}: a T-LoRA adapter for {card.adapter.base or 'FLUX.1'}",
+        "[T-LoRA](https://arxiv.org/abs/2507.05964) is LoRA whose active rank depends on the diffusion timestep: few ranks at"
+        " high noise, all at low noise, so that a handful of pictures can be learnt without being memorised."
+        + (f" Its trigger word is `{card.adapter.trigger}`." if card.adapter.trigger else ""),
+        f"![what it draws]({card.grid})" if card.grid else "",
+        "## How good",
+        _scores_table(card) if card.scores else "Not evaluated.",
+        "## What it is made of",
+        _facts(card),
+        "## How to use it",
+        _usage(card),
+        "## Licence",
+        _NON_COMMERCIAL if card.adapter.base == FLUX_DEV else _OTHER_LICENCE,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(card: Card) -> dict[str, Any]:
+    licence = _LICENCES.get(card.adapter.base, {"license": "other"})
+    on_hub = {"base_model": card.adapter.base, "base_model_relation": "adapter"} if card.base_is_on_hub else {}
+    trigger = {"instance_prompt": card.adapter.trigger} if card.adapter.trigger else {}
+    common = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": ["t-lora", "lora", "flux", "text-to-image"]}
+    return {**on_hub, **licence, **common, **trigger}
+
+
+def _scores_table(card: Card) -> str:
+    names = [name for name, value in card.scores.items() if _number(value) and name != "step"]
+    rows = [[name.replace("_", " "), _number(card.base_scores.get(name)), _number(card.scores[name])] for name in names]
+    table = [["measure", "bare base", "this adapter"], ["---"] * 3, *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+
+def _number(value: Any) -> str:
+    """Return a score as text: a number, or a mean with its 95 % interval; nothing for anything else."""
+    if isinstance(value, Mapping) and {"mean", "low", "high"} <= value.keys():
+        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+    return f"{value:.3f}" if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
+
+
+def _facts(card: Card) -> str:
+    cfg = card.adapter.config
+    masked = f"{cfg.min_rank} at timestep {card.adapter.max_timestep:g} to {cfg.rank} at 0, exponent {cfg.alpha_rank_scale:g}"
+    facts = {
+        "base": card.adapter.base,
+        "base revision": card.adapter.base_revision,
+        "rank schedule": masked if cfg.enable_rank_masking else f"none: rank {cfg.rank} at every timestep",
+        "alpha": f"{cfg.alpha:g}",
+        "layers": f"{cfg.trainer_type}, {', '.join(card.adapter.target_modules)}",
+        "optimizer steps": str(card.adapter.step),
+        "data digest": card.adapter.data_digest,
+        "parameters digest": card.adapter.params_digest,
+        "code digest": card.adapter.code_digest,
+        "sha256 of the file": card.digest,
+    }
+    return "\n".join(f"- {name}: `{value}`" for name, value in facts.items() if value)
+
+
+def _usage(card: Card) -> str:
+    base, prompt = card.adapter.base or FLUX_DEV, f"a {card.adapter.trigger or card.adapter.concept or 'photo'} wall"
+    return f"""With the mask at every step, as it was trained (`pretrained_model_name_or_path: {base}` in config.yaml):
+
+```sh
+tlora infer --config config.yaml --lora_path {card.file} --prompt "{prompt}" --outdir drawn
+```
+
+In diffusers, without the mask: full rank at every step, which looks stronger and closer to the training pictures:
+
+```sh
+tlora export {card.file} --format diffusers --out diffusers.safetensors
+```
+
+```python
+import torch
+from diffusers import FluxPipeline
+
+pipe = FluxPipeline.from_pretrained("{base}", torch_dtype=torch.bfloat16)
+pipe.load_lora_weights(".", weight_name="diffusers.safetensors")
+picture = pipe("{prompt}").images[0]
+```
+
+In ComfyUI, with the mask, as one standard LoRA for each rank and a workflow that switches them on by step:
+
+```sh
+tlora export {card.file} --format bands --out bands --steps 25 --width 1024 --height 1024
+```"""

@@ -1,0 +1,137 @@
+"""Where a base model's files are, whether it can be had, and what identifies its bytes: known before any weight is loaded."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+from tlora.errors import ModelError
+from tlora.flux.spec import FluxShape, ModelSpec
+from tlora.runtime.disk import require_free_space
+
+HUB_MODEL_BYTES = 34e9  # FLUX.1 in diffusers' layout, without the single-file copy
+
+
+def read_shape(spec: ModelSpec) -> FluxShape:
+    """Return the sizes of a base model; of one on the hub that is not here yet, FLUX.1-dev's.
+
+    Raises:
+        ModelError: If a folder's configuration cannot be read.
+    """
+    transformer, vae = (_part_folder(spec, part) / "config.json" for part in ("transformer", "vae"))
+    if not spec.is_folder and not transformer.exists():
+        return FluxShape()
+    try:
+        sizes = json.loads(transformer.read_text(encoding="utf-8"))
+        blocks = json.loads(vae.read_text(encoding="utf-8"))["block_out_channels"]
+        return FluxShape(
+            double_blocks=sizes["num_layers"],
+            single_blocks=sizes["num_single_layers"],
+            width=sizes["num_attention_heads"] * sizes["attention_head_dim"],
+            head_width=sizes["attention_head_dim"],
+            text_width=sizes["joint_attention_dim"],
+            pooled_width=sizes["pooled_projection_dim"],
+            channels=sizes["in_channels"],
+            guidance=sizes["guidance_embeds"],
+            pixels_per_latent=2 ** (len(blocks) - 1),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{spec.path}: its transformer and VAE configuration cannot be read: {error}") from error
+
+
+def require_base(spec: ModelSpec) -> None:
+    """Check that the base model can be loaded, before anything is.
+
+    Raises:
+        ModelError: If the folder is missing or holds no pipeline; if a hub model is not on this machine and there is no
+            token for it or no room to download it; if the library that would quantise it is not installed.
+    """
+    if spec.quantisation == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("quantisation nf4 needs the package bitsandbytes: pip install 'flux-tlora[quantised]', or use int8")
+    if spec.is_folder:
+        index = Path(spec.path) / "model_index.json"
+        if not index.exists():
+            raise ModelError(
+                f"{spec.path}: no base model there ({index.name} is missing): check model.path in params.yaml,"
+                " or fetch the shipped models with 'dvc pull -r shipped'"
+            )
+        return
+    if _is_cached(spec):
+        return
+    _require_token(spec)
+    _require_room(spec)
+
+
+def base_digest(spec: ModelSpec, *parts: str) -> str:
+    """Return what identifies the base's weights: a hash of a folder's files, or name and revision on the hub.
+
+    Args:
+        spec: The base model.
+        parts: Subfolders that matter, such as `vae`; all of them by default.
+    """
+    if not spec.is_folder:
+        return f"{spec.path}@{spec.revision or 'main'}"
+    digest = hashlib.sha256()
+    for folder in sorted(parts) or [""]:
+        for file in sorted(p for p in (Path(spec.path) / folder).rglob("*") if p.is_file() and p.name != "README.md"):
+            digest.update(file.relative_to(spec.path).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def local_folder(spec: ModelSpec) -> Path:
+    """Return where the base model's files are on this machine, or would be: the folder, or the hub's snapshot."""
+    if spec.is_folder:
+        return Path(spec.path)
+    stored = hub_folder() / f"models--{spec.path.replace('/', '--')}"
+    revision = spec.revision or "main"
+    reference = stored / "refs" / revision
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    return stored / "snapshots" / commit
+
+
+def picture_multiple(spec: ModelSpec) -> int | None:
+    """Return of how many pixels the sides of pictures must be multiples: twice the VAE's factor; None if it is not here."""
+    try:
+        config = json.loads((local_folder(spec) / "vae" / "config.json").read_text(encoding="utf-8"))
+        return int(2 ** len(config["block_out_channels"]))  # each level but the first halves, and latents are packed two by two
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def hub_folder() -> Path:
+    """Return where the hub client keeps models, below `HF_HOME`."""
+    home = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def _part_folder(spec: ModelSpec, part: str) -> Path:
+    if spec.is_folder:
+        return Path(spec.path) / part
+    return next((index.parent / part for index in _snapshots(spec)), hub_folder() / part)
+
+
+def _is_cached(spec: ModelSpec) -> bool:
+    return bool(_snapshots(spec))
+
+
+def _snapshots(spec: ModelSpec) -> list[Path]:
+    snapshots = hub_folder() / f"models--{spec.path.replace('/', '--')}" / "snapshots"
+    return sorted(snapshots.glob(f"{spec.revision or '*'}/model_index.json"))
+
+
+def _require_token(spec: ModelSpec) -> None:
+    stored = Path(os.environ.get("HF_TOKEN_PATH") or hub_folder().parent / "token")
+    if not os.environ.get("HF_TOKEN") and not stored.exists():
+        raise ModelError(
+            f"{spec.path}: no such folder, and as a model on the hub it is not here and no token is set: accept its licence at"
+            f" https://huggingface.co/{spec.path} if it is gated, create a read token at"
+            " https://huggingface.co/settings/tokens, and export HF_TOKEN=..."
+        )
+
+
+def _require_room(spec: ModelSpec) -> None:
+    remedy = f"free some, or set HF_HOME to a disk with room for {spec.path}"
+    require_free_space(hub_folder(), HUB_MODEL_BYTES, remedy)

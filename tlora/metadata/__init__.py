@@ -1,0 +1,1 @@
+"""What an adapter is and says of itself, without torch."""

@@ -1,0 +1,107 @@
+"""concept.yaml: what the pictures are of. It stays as it is when the base model is switched.
+
+Text in, frozen values out; whatever it says that nobody knows is refused with the nearest known word.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlora.errors import SettingsError
+from tlora.runtime.settings import nearest, parse_settings, read_mapping
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_KEYS = ["name", "trigger", "held_out", "prompts"]
+
+
+@dataclass(frozen=True)
+class HeldOutShare:
+    """A share of the pictures to hold out, drawn by their content.
+
+    Args:
+        fraction: Above 0, at most 0.5.
+        seed: Another seed, other pictures.
+    """
+
+    fraction: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 0.5:
+            raise ValueError(f"need 0 < fraction <= 0.5, got {self.fraction}")
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What is to be learnt.
+
+    Args:
+        name: Short name, part of the registered model's name: lower case, digits and hyphens.
+        trigger: The word that comes to mean the concept.
+        held_out: Names of pictures that are never trained on, or a share of them.
+        prompts: What evaluation draws.
+    """
+
+    name: str
+    trigger: str
+    held_out: tuple[str, ...] | HeldOutShare
+    prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name: lower-case letters, digits and hyphens make a name, got {self.name!r}")
+        if not self.trigger or self.trigger != " ".join(self.trigger.split()):
+            raise ValueError(f"trigger: must be a word without spaces around it, got {self.trigger!r}")
+        if self.held_out == ():
+            raise ValueError("held_out: names no picture; name at least one, or give {fraction: 0.2, seed: 0}")
+        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+            raise ValueError("prompts: give at least one, and none of them empty")
+        if len(set(self.prompts)) < len(self.prompts):
+            raise ValueError("prompts: one of them is given twice")
+
+
+def read_concept(path: Path) -> Concept:
+    """Read concept.yaml.
+
+    Raises:
+        SettingsError: If it is missing, is not YAML, or holds an unknown, missing or wrong key.
+    """
+    what = f"a mapping with {', '.join(_KEYS)}"
+    given = read_mapping(path, what, ": 'make new DATA=... TRIGGER=...' writes one")
+    return parse_concept(given, str(path))
+
+
+def parse_concept(given: Mapping[str, Any], where: str) -> Concept:
+    """Build a concept from a mapping; `held_out` may be missing and is a fifth of the pictures then.
+
+    Raises:
+        SettingsError: Naming place, key and what is wrong.
+    """
+    for key in given:
+        if key not in _KEYS:
+            raise SettingsError(f"{where}: unknown key {key!r}{nearest(str(key), _KEYS)}")
+    texts = parse_settings(_Texts, {k: v for k, v in given.items() if k != "held_out"}, where)
+    try:
+        return Concept(texts.name, texts.trigger, _held_out(given.get("held_out", {}), where), texts.prompts)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Texts:
+    name: str
+    trigger: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Names:
+    held_out: tuple[str, ...]
+
+
+def _held_out(given: Any, where: str) -> tuple[str, ...] | HeldOutShare:
+    if isinstance(given, Mapping):
+        return parse_settings(HeldOutShare, given, f"{where}: held_out", complete=False)
+    return parse_settings(_Names, {"held_out": given}, where).held_out

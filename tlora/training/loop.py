@@ -1,0 +1,284 @@
+"""Train an adapter: one step, and a generator of reports. Whoever iterates logs, saves, draws the bar and stops.
+
+Every random number is a function of (seed, step, sample), and a step's samples are spread over micro-steps and processes, so
+neither resuming, nor accumulation, nor the number of processes changes what a run learns (beyond float rounding).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tlora.checkpoint import adapter_tensors
+from tlora.errors import SettingsError, TrainingError
+from tlora.flux.cached import LatentItem
+from tlora.flux.latents import PATCH
+from tlora.flux.model import TRAINING_GUIDANCE, Conditioning, predict_velocity
+from tlora.flux.noise import MAX_TIMESTEP, draw_sigma, mix_noise, sample_generator, velocity_target
+from tlora.inject import adapter_layers, tlora_parameters
+from tlora.training.frozen_ranks import freeze_ranks
+from tlora.training.mfu import matmul_rate, step_cost
+from tlora.training.optimizer import build_optimizer, learning_rate, optimizer_tensors, restore_optimizer
+from tlora.training.peak_memory import PeakMemory
+from tlora.training.recompute import compile_blocks, recompute_blocks
+from tlora.training.sample_order import SamplePlan
+from tlora.training.settings import TrainingSettings
+
+ReadPrompts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step did.
+
+    Args:
+        step: Steps taken so far, this one included.
+        loss: Mean squared error of the velocity, over this process's samples.
+        learning_rate: Rate of this step.
+        grad_norm: Norm of the gradient before clipping.
+        active_rank: Mean active rank over the samples.
+        seconds: Wall time.
+        mfu: Model FLOPs of this process's samples in that time, as a share of the matmul rate measured on its device.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    active_rank: float
+    seconds: float
+    mfu: float
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One sample of one step, drawn from its own random source."""
+
+    latents: Tensor
+    noise: Tensor
+    sigma: Tensor
+    caption: str
+    picture: str
+    loss_mask: Tensor | None
+
+
+class Training:
+    """An adapter in training: it can be saved and restored whole between any two steps.
+
+    Args:
+        transformer: Prepared by `inject_tlora_into_transformer`, on its device.
+        settings: Everything that shapes the run.
+        accelerator: Mixed precision, accumulation and processes.
+        memory: Keeps the peak by phase; one that has seen the loading, say.
+
+    Raises:
+        SettingsError: If the transformer carries no adapter, or the accelerator accumulates over another number of micro-steps.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        memory: PeakMemory | None = None,
+    ) -> None:
+        self.settings, self.accelerator, self.step = settings, accelerator, 0
+        self.transformer = transformer
+        self.parameters = list(tlora_parameters(transformer))
+        if not self.parameters:
+            raise SettingsError("the transformer carries no adapter to train")
+        wanted, have = settings.loop.gradient_accumulation_steps, accelerator.gradient_accumulation_steps
+        if wanted != have:
+            raise SettingsError(f"gradient_accumulation_steps is {wanted} but the accelerator's is {have}")
+        if settings.loop.recompute_every:
+            recompute_blocks(transformer, settings.loop.recompute_every)
+        if settings.loop.compile:
+            compile_blocks(transformer)
+        transformer.train()
+        self._optimizer = build_optimizer(self.parameters, settings.optimizer)
+        self._prepared, self.optimizer = accelerator.prepare(transformer, self._optimizer)
+        self._average = [p.detach().clone() for p in self.parameters] if settings.loop.ema_decay else []
+        self._schedule = settings.adapter.schedule(MAX_TIMESTEP)
+        self._cost, self._text_tokens = step_cost(transformer), 0
+        computed_in = torch.bfloat16 if accelerator.mixed_precision == "bf16" else transformer.dtype
+        self.matmul_rate = matmul_rate(accelerator.device, computed_in)
+        self.memory = memory or PeakMemory(accelerator.device)
+
+    def steps(
+        self, views: Sequence[LatentItem], shapes: Sequence[tuple[int, int]], read_prompts: ReadPrompts
+    ) -> Iterator[StepReport]:
+        """Train to the last step, yielding a report after each.
+
+        Args:
+            views: Cached views.
+            shapes: Height and width of each view's latents.
+            read_prompts: Captions to embeddings, (batch, length, width) and (batch, pooled).
+
+        Raises:
+            TrainingError: If a loss or a gradient is not finite; the adapter is then as after the step before.
+            OutOfMemoryError: If memory runs out, with the peak by phase; no batch is ever left out.
+        """
+        loop = self.settings.loop
+        per_step = loop.train_batch_size * loop.gradient_accumulation_steps * self.accelerator.num_processes
+        plan = SamplePlan(shapes, per_step, loop.max_train_steps, loop.seed)
+        while self.step < loop.max_train_steps:
+            started = time.perf_counter()
+            indices = plan.indices(self.step)
+            tokens = image_tokens(shapes[indices[0]])
+            ranks = self._active_ranks(tokens, per_step)
+            samples = [(slot, self._draw(views[i], tokens, slot)) for slot, i in enumerate(indices) if self._is_mine(slot)]
+            loss, norm = self._optimise(samples, int(ranks.max()), read_prompts)
+            rate = learning_rate(self.settings.optimizer, self.step, loop.max_train_steps)
+            self.step += 1
+            seconds = time.perf_counter() - started
+            mfu = self._cost.flops(len(samples), tokens, self._text_tokens) / seconds / self.matmul_rate
+            yield StepReport(self.step, loss, rate, norm, ranks.float().mean().item(), seconds, mfu)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return everything that continuing needs, as tensors and strings; copy them before the next step."""
+        tensors, plain = optimizer_tensors(self._optimizer)
+        tensors |= {f"adapter.{name}": t.detach() for name, t in adapter_tensors(self.transformer).items()}
+        tensors |= {f"average.{i}": t for i, t in enumerate(self._average)}
+        return tensors, {"step": str(self.step), "optimizer": plain}
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, str]) -> None:
+        """Continue from what `state` returned."""
+        with torch.no_grad():
+            for name, tensor in adapter_tensors(self.transformer).items():
+                tensor.copy_(tensors[f"adapter.{name}"])
+            for i, mean in enumerate(self._average):
+                mean.copy_(tensors[f"average.{i}"])
+        moments = {k: v for k, v in tensors.items() if k.startswith("optimizer.")}
+        restore_optimizer(self._optimizer, moments, plain["optimizer"])
+        self.step = int(plain["step"])
+
+    @contextmanager
+    def weights_to_save(self) -> Iterator[nn.Module]:
+        """Lend the transformer with the weights that a checkpoint holds: the running average where one is kept."""
+        if not self._average:
+            yield self.transformer
+            return
+        kept = [p.detach().clone() for p in self.parameters]
+        self._put(self._average)
+        try:
+            yield self.transformer
+        finally:
+            self._put(kept)
+
+    def _put(self, values: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, values, strict=True):
+                parameter.copy_(value)
+
+    def _is_mine(self, slot: int) -> bool:
+        """Spread the samples of a step: slot -> micro-step, then process, then place in the micro-batch."""
+        batch = self.settings.loop.train_batch_size
+        return slot // batch % self.accelerator.num_processes == self.accelerator.process_index
+
+    def _active_ranks(self, tokens: int, samples: int) -> Tensor:
+        """Return the active rank of every sample of the step, over all processes."""
+        if not self.settings.adapter.enable_rank_masking:
+            return torch.full((samples,), self.settings.adapter.rank)
+        sigma = torch.cat([self._draw_level(tokens, slot)[0] for slot in range(samples)])
+        return self._schedule.active_rank(sigma * MAX_TIMESTEP)
+
+    def _draw_level(self, tokens: int, slot: int) -> tuple[Tensor, bool, torch.Generator]:
+        """Return a sample's noise level, whether its caption is dropped, and the rest of its random source."""
+        generator = sample_generator(self.settings.loop.seed, self.step, slot)
+        sigma = draw_sigma(self.settings.noise, tokens, generator)
+        return sigma, torch.rand(1, generator=generator).item() < self.settings.loop.caption_dropout, generator
+
+    def _draw(self, view: LatentItem, tokens: int, slot: int) -> _Sample:
+        sigma, dropped, generator = self._draw_level(tokens, slot)
+        latents = view.mean + view.std * torch.randn(view.mean.shape, generator=generator)
+        noise = torch.randn(view.mean.shape, generator=generator)
+        return _Sample(latents, noise, sigma, "" if dropped else view.caption, view.picture, view.loss_mask)
+
+    def _optimise(
+        self, samples: Sequence[tuple[int, _Sample]], highest_rank: int, read_prompts: ReadPrompts
+    ) -> tuple[float, float]:
+        """Take one optimizer step over all micro-batches; return mean loss and gradient norm."""
+        loop, optimizer = self.settings.loop, self.settings.optimizer
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(optimizer, self.step, loop.max_train_steps)
+        losses, norm = [], 0.0
+        for first in range(0, len(samples), loop.train_batch_size):
+            batch = samples[first : first + loop.train_batch_size]
+            with self.accelerator.accumulate(self._prepared):
+                with self.memory.phase("forward"):
+                    loss = self._loss([sample for _, sample in batch], batch[0][0], read_prompts)
+                losses.append(self._finite(loss, "loss", batch))
+                with self.memory.phase("backward"):
+                    self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    norm = self._finite(self._clip(), "gradient", batch)
+                with self.memory.phase("optimizer"), self._masked_ranks_kept(highest_rank):
+                    self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self._average:
+            torch._foreach_lerp_(self._average, [p.detach() for p in self.parameters], 1 - loop.ema_decay)
+        return sum(losses) / len(losses), norm
+
+    def _loss(self, batch: Sequence[_Sample], slot: int, read_prompts: ReadPrompts) -> Tensor:
+        device = self.accelerator.device
+        if self.settings.adapter.dropout:
+            torch.manual_seed(sample_generator(self.settings.loop.seed, self.step, slot).initial_seed() % 2**62)
+        latents = torch.stack([s.latents for s in batch]).to(device)
+        noise = torch.stack([s.noise for s in batch]).to(device)
+        sigma = torch.cat([s.sigma for s in batch])
+        embeds, pooled = read_prompts([s.caption for s in batch])
+        self._text_tokens = embeds.shape[1]
+        mask = self._schedule.mask(sigma * MAX_TIMESTEP) if self.settings.adapter.enable_rank_masking else None
+        prediction = predict_velocity(
+            self._prepared,
+            mix_noise(latents, noise, sigma.to(device)),
+            (sigma * MAX_TIMESTEP).to(device),
+            Conditioning(embeds.to(device), pooled.to(device), TRAINING_GUIDANCE),
+            None if mask is None else mask.to(device),
+        )
+        return masked_mse(prediction, velocity_target(latents, noise), [s.loss_mask for s in batch])
+
+    def _clip(self) -> Tensor:
+        limit = self.settings.optimizer.max_grad_norm or math.inf
+        return self.accelerator.clip_grad_norm_(self.parameters, limit)
+
+    def _finite(self, value: Tensor, what: str, batch: Sequence[tuple[int, _Sample]]) -> float:
+        number = float(value.detach())
+        if not math.isfinite(number):
+            self._optimizer.zero_grad()
+            pictures = ", ".join(sorted({sample.picture for _, sample in batch}))
+            raise TrainingError(
+                f"step {self.step + 1}: the {what} is {number} on {pictures}: lower learning_rate, or look at the picture"
+            )
+        return number
+
+    def _masked_ranks_kept(self, highest_rank: int) -> AbstractContextManager[None]:
+        if not self.settings.loop.freeze_masked_ranks:
+            return nullcontext()
+        return freeze_ranks(self._optimizer, adapter_layers(self.transformer).values(), highest_rank)
+
+
+def masked_mse(
+    prediction: Float[Tensor, "batch c h w"], target: Float[Tensor, "batch c h w"], masks: Sequence[Tensor | None]
+) -> Float[Tensor, ""]:
+    """Return the mean squared error; of a sample that has a loss mask, its mean as the mask weighs it.
+
+    Each sample counts as much as any other, however little of it is masked in, so micro-batches and processes can be averaged.
+    """
+    if all(mask is None for mask in masks):
+        return F.mse_loss(prediction, target)
+    error = (prediction - target).square().mean(dim=1)
+    weights = torch.stack([torch.ones(error.shape[1:]) if mask is None else mask for mask in masks]).to(error.device)
+    return ((error * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))).mean()
+
+
+def image_tokens(shape: tuple[int, int]) -> int:
+    """Return how many packed tokens latents of (height, width) make."""
+    return shape[0] * shape[1] // PATCH**2

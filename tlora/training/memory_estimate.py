@@ -1,0 +1,185 @@
+"""How much memory a training run needs, from the shapes alone: known before a weight is loaded.
+
+What autograd keeps was read off diffusers' FLUX blocks and checked against measured peaks (benchmarks/memory.py). Frozen Linears
+keep nothing but their weight, so a block keeps what its norms, its attention and its GELU need, and the inputs of the layers
+that are adapted. Lengths are counted in widths of the model, per token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tlora.flux.spec import FluxShape, Quantisation
+from tlora.training.settings import TrainingSettings
+
+QUANTISATIONS: tuple[Quantisation, ...] = ("none", "int8", "nf4")  # the finest first
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # a weight, a scale of a byte for 64 of them, and one of four for 256 scales
+_NF4_TABLES = 4 * (256 + 16 + 1)  # of each layer
+_MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}  # a parameter; Prodigy also keeps where it began, and a running sum
+_KEPT = {"image": 12, "text": 12, "all": 11}  # a stream of a double block, and a single block: 2-3 norms, attention 4, GELU 4
+_NORMS = {"image": 2, "text": 2, "all": 1}
+_PASSING = 11  # what backward holds for a moment: the gradients of a block's widest tensors, 5 and 4 widths, and then some
+_RUNTIME = 30e6  # the libraries' code and workspaces
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A Linear of a block: its sizes in widths, the tokens that it sees, and the tensor that autograd keeps to train it."""
+
+    stream: str
+    inside: int
+    outside: int
+    kept: tuple[str, int]
+
+
+_DOUBLE = {
+    **{f"attn.{name}": _Target("image", 1, 1, ("norm1", 1)) for name in ("to_q", "to_k", "to_v")},
+    **{f"attn.{name}": _Target("text", 1, 1, ("norm1_context", 1)) for name in ("add_q_proj", "add_k_proj", "add_v_proj")},
+    "attn.to_out.0": _Target("image", 1, 1, ("attention", 1)),
+    "attn.to_add_out": _Target("text", 1, 1, ("attention_context", 1)),
+    "ff.net.0.proj": _Target("image", 1, 4, ("norm2", 1)),
+    "ff.net.2": _Target("image", 4, 1, ("gelu", 4)),
+    "ff_context.net.0.proj": _Target("text", 1, 4, ("norm2_context", 1)),
+    "ff_context.net.2": _Target("text", 4, 1, ("gelu_context", 4)),
+    "norm1.linear": _Target("image", 1, 6, ("modulation", 4)),
+    "norm1_context.linear": _Target("text", 1, 6, ("modulation_context", 4)),
+}
+_SINGLE = {
+    **{f"attn.{name}": _Target("all", 1, 1, ("norm", 1)) for name in ("to_q", "to_k", "to_v")},
+    "proj_mlp": _Target("all", 1, 4, ("norm", 1)),
+    "proj_out": _Target("all", 5, 1, ("attention and mlp", 5)),
+    "norm.linear": _Target("all", 1, 3, ("modulation", 2)),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained on at once, and how it is held.
+
+    Args:
+        image_tokens: Packed tokens of one sample's picture, the largest that there is.
+        text_tokens: Tokens of one sample's caption, padded.
+        dtype: Type of the frozen weights.
+        mixed_precision: `no` or `bf16`.
+        quantisation: How the Linears of the blocks are held.
+    """
+
+    image_tokens: int
+    text_tokens: int
+    dtype: str
+    mixed_precision: str
+    quantisation: Quantisation = "none"
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes above what the process holds before the model is loaded, by what they are for."""
+
+    weights: float
+    adapter: float
+    activations: float
+    runtime: float = _RUNTIME
+
+    @property
+    def total(self) -> float:
+        """The peak, in bytes."""
+        return self.weights + self.adapter + self.activations + self.runtime
+
+    def __str__(self) -> str:
+        parts = f"weights {self.weights / GB:.2f}, adapter and optimizer {self.adapter / GB:.2f}"
+        return f"{self.total / GB:.2f} GB ({parts}, activations {self.activations / GB:.2f})"
+
+
+def estimate_memory(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str], load: Workload) -> MemoryEstimate:
+    """Return the expected peak of training.
+
+    Args:
+        shape: The base model's.
+        settings: Everything that shapes the run.
+        targets: Suffixes of the Linears to adapt.
+        load: Sizes and types.
+    """
+    weights = weight_bytes(shape, load.dtype, load.quantisation)
+    if load.quantisation != "none":
+        weights += 5 * shape.width**2 * _activation_size(load)  # the widest Linear, restored for as long as it computes
+    elif load.dtype == "float32" and load.mixed_precision == "bf16":
+        weights *= 1.5  # autocast's copies of frozen weights, which backward needs
+    return MemoryEstimate(weights, _adapter_bytes(shape, settings, targets), _activation_bytes(shape, settings, targets, load))
+
+
+def weight_bytes(shape: FluxShape, dtype: str, quantisation: Quantisation) -> float:
+    """Return what the frozen weights take, with the scales of quantised ones."""
+    if quantisation == "none":
+        return float(shape.parameters * _BYTES[dtype])
+    linears = [t for count, block in _block_kinds(shape) for t in count * list(block.values())]
+    weights, rows = (sum(t.inside * t.outside for t in linears) * shape.width**2, sum(t.outside for t in linears) * shape.width)
+    held = weights + rows * _BYTES[dtype] if quantisation == "int8" else weights * _NF4_BYTES + len(linears) * _NF4_TABLES
+    return held + (shape.parameters - weights) * _BYTES[dtype]
+
+
+def adapter_parameters(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str]) -> int:
+    """Return how many numbers are trained."""
+    rank = settings.adapter.rank
+    own = rank if settings.adapter.trainer_type == "ortho_lora" else 0
+    return sum(
+        count * (rank * shape.width * (target.inside + target.outside) + own)
+        for count, block in _block_kinds(shape)
+        for target in _chosen(block, targets)
+    )
+
+
+def _adapter_bytes(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str]) -> float:
+    each = 4 + 4 + _MOMENT_BYTES[settings.optimizer.optimizer]  # the parameter, its gradient, its moments
+    each += 4 * (settings.adapter.trainer_type == "ortho_lora")  # the frozen initial copy
+    each += 4 * (settings.loop.ema_decay > 0)
+    return adapter_parameters(shape, settings, targets) * each
+
+
+def _activation_bytes(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str], load: Workload) -> float:
+    tokens = {"image": load.image_tokens, "text": load.text_tokens, "all": load.image_tokens + load.text_tokens}
+    double = _kept_by_block(_DOUBLE, ("image", "text"), settings, targets, load)
+    single = _kept_by_block(_SINGLE, ("all",), settings, targets, load)
+    of_double, of_single = (sum(tokens[stream] * kept for stream, kept in block.items()) for block in (double, single))
+    blocks = [of_double] * shape.double_blocks + [of_single] * shape.single_blocks
+    widths = _most_held(blocks, tokens["all"], settings.loop.recompute_every) + _PASSING * tokens["all"]
+    return widths * shape.width * settings.loop.train_batch_size * _activation_size(load)
+
+
+def _most_held(blocks: Sequence[float], entry: float, recompute_every: int) -> float:
+    """Return the most that blocks hold at once, of what each keeps; of a recomputed one all but its entry is there in turns."""
+    held = most = 0.0
+    for number, kept in enumerate(blocks):  # when backward reaches a block, all before it are still held
+        recomputed = recompute_every > 0 and number % recompute_every == 0
+        most = max(most, held + (entry if recomputed else 0) + kept)
+        held += entry if recomputed else kept
+    return most
+
+
+def _kept_by_block(
+    block: dict[str, _Target], streams: tuple[str, ...], settings: TrainingSettings, targets: Sequence[str], load: Workload
+) -> dict[str, float]:
+    """Return what autograd keeps of each stream, in widths per token."""
+    autocast = load.mixed_precision == "bf16"
+    kept = {stream: float(_KEPT[stream] + _NORMS[stream] * autocast) for stream in streams}  # autocast's norms keep float32
+    inputs: set[tuple[str, int]] = set()
+    for target in _chosen(block, targets):
+        own_copy = autocast or settings.adapter.dropout > 0
+        if own_copy:
+            kept[target.stream] += target.inside * (1.5 if settings.adapter.dropout else 1)
+        elif target.kept not in inputs:
+            kept[target.stream] += target.kept[1]
+            inputs.add(target.kept)
+    return kept
+
+
+def _activation_size(load: Workload) -> int:
+    return 2 if load.mixed_precision == "bf16" else _BYTES[load.dtype]
+
+
+def _block_kinds(shape: FluxShape) -> tuple[tuple[int, dict[str, _Target]], ...]:
+    return (shape.double_blocks, _DOUBLE), (shape.single_blocks, _SINGLE)
+
+
+def _chosen(block: dict[str, _Target], suffixes: Sequence[str]) -> list[_Target]:
+    return [target for name, target in block.items() if any(name == s or name.endswith(f".{s}") for s in suffixes)]

@@ -1,0 +1,80 @@
+"""What shapes a training run, gathered from the settings of its parts, and the contradictions between them."""
+
+from dataclasses import dataclass
+
+from tlora.flux.noise import NoiseSettings
+from tlora.metadata.config import TLoRAConfig
+from tlora.training.optimizer import OptimizerSettings
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and on how much at a time.
+
+    Args:
+        max_train_steps: Optimizer steps of the whole run.
+        train_batch_size: Samples of one micro-step on one device.
+        gradient_accumulation_steps: Micro-steps of one optimizer step.
+        seed: Seed of everything random.
+        gradient_checkpointing: Recompute activations in backward: less memory, more time. True recomputes every block (half as
+            long again), n every n-th one, False none.
+        compile: Compile the blocks with torch.compile.
+        caption_dropout: Share of samples trained with an empty caption, 0 to below 1.
+        freeze_masked_ranks: Leave ranks that no sample of a step used untouched by momentum and decay. Off is the paper's way.
+        ema_decay: Decay of a running average of the adapter, which is then what is saved; 0 keeps none.
+    """
+
+    max_train_steps: int
+    seed: int = 0
+    train_batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool | int = True
+    compile: bool = False
+    caption_dropout: float = 0.0
+    freeze_masked_ranks: bool = False
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("max_train_steps", self.max_train_steps),
+            ("train_batch_size", self.train_batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.gradient_checkpointing < 0:
+            raise ValueError(
+                f"gradient_checkpointing must be true, false or a number of blocks, got {self.gradient_checkpointing}"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be in 0..2**63 - 1, got {self.seed}")
+        for name, share in (("caption_dropout", self.caption_dropout), ("ema_decay", self.ema_decay)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {share}")
+
+    @property
+    def recompute_every(self) -> int:
+        """Of how many blocks one is recomputed in backward; 0: none is."""
+        return int(self.gradient_checkpointing)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that shapes a run."""
+
+    adapter: TLoRAConfig
+    noise: NoiseSettings
+    optimizer: OptimizerSettings
+    loop: LoopSettings
+
+    def __post_init__(self) -> None:
+        if self.loop.freeze_masked_ranks and self.optimizer.optimizer == "adamw8bit":
+            raise ValueError(
+                "freeze_masked_ranks cannot keep single ranks of adamw8bit's moments, which are quantised in blocks across ranks:"
+                " use adamw or prodigy"
+            )
+        if self.adapter.enable_rank_masking and self.adapter.min_rank == self.adapter.rank:
+            raise ValueError(
+                f"min_rank equals rank ({self.adapter.rank}), so enable_rank_masking masks nothing:"
+                " lower min_rank, or set enable_rank_masking to false for a plain LoRA"
+            )

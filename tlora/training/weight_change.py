@@ -1,0 +1,64 @@
+"""How much an adapter changes the weights it wraps: the answer to "does it do anything?"."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tlora.errors import TrainingError
+from tlora.flux.quantise import plain_weight
+from tlora.inject import Layer, adapter_layers
+
+
+def relative_change(transformer: nn.Module) -> dict[str, float]:
+    """Return ||update|| / ||weight|| at full rank and scale 1, the mean over the layers of each kind.
+
+    A kind is the end of a layer's name, such as `attn.to_q`. Layers whose base was quantised elsewhere are left out: their
+    weight cannot be measured as it stands.
+    """
+    changes: dict[str, list[float]] = defaultdict(list)
+    for name, layer in adapter_layers(transformer).items():
+        weight = plain_weight(layer.base)
+        if weight is not None:
+            changes[_kind(name)].append(float(update_norm(layer) / weight.norm()))
+    return {kind: sum(values) / len(values) for kind, values in sorted(changes.items())}
+
+
+def update_norm(layer: Layer) -> Tensor:
+    """Return the Frobenius norm of up @ down without forming the product."""
+    up, down = (factor.double() for factor in layer.factors())  # ortho factors all but cancel
+    return torch.sqrt(((up.T @ up) * (down @ down.T)).sum().clamp(min=0))
+
+
+def _kind(name: str) -> str:
+    """Drop the block list and the block's number: `transformer_blocks.0.attn.to_q` -> `attn.to_q`."""
+    return name.split(".", 2)[2]
+
+
+def check_effect(change: Mapping[str, float], step: int, limit: float) -> str:
+    """Return a line about the adapter's effect on the weights so far.
+
+    Args:
+        change: Relative change of the weights by kind of layer; empty where all are quantised and none can be measured.
+        step: When it was measured.
+        limit: `max_relative_change`.
+
+    Raises:
+        TrainingError: If nothing has changed, or a change is not finite or beyond belief.
+    """
+    if change and all(value == 0 for value in change.values()):
+        raise TrainingError(
+            f"step {step}: no weight has changed at all: raise train.learning_rate, or adapt other layers (train.target_modules)"
+        )
+    for kind, value in change.items():
+        if not math.isfinite(value):
+            raise TrainingError(f"step {step}: the update of {kind} is {value}: lower train.learning_rate")
+        if value > limit:
+            raise TrainingError(
+                f"step {step}: the update of {kind} is {value:.3g} times its weight, more than train.max_relative_change"
+                f" ({limit:g}): lower train.learning_rate"
+            )
+    listed = ", ".join(f"{kind} {value:.3%}" for kind, value in change.items())
+    return f"step {step}: relative weight change {listed or 'unknown, all layers are quantised'}"
