@@ -16,7 +16,7 @@ import torch
 from benchmarks.measure import machine, ratio, take_turns
 from tasks.cache_latents import cache_latents
 from tasks.cache_prompts import cache_prompts
-from tasks.evaluate.drawing import Easel
+from tasks.evaluate.drawing import PictureDrawer
 from tasks.evaluate.stage import EvaluateSettings, evaluate
 from tasks.running.cli import read_section
 from tasks.validate.checks import ValidateSettings
@@ -83,14 +83,14 @@ def _evaluate(settings: EvaluateSettings) -> None:
 def _draw(settings: EvaluateSettings, prompts: Sequence[str]) -> None:
     """Draw what the stage draws, and do nothing with it."""
     painter = Painter(load_transformer(MODEL).eval(), load_vae(MODEL), load_scheduler(MODEL))
-    easel = Easel(painter, PromptCache(CACHES["prompts"]).read(prompts), settings.batch)
+    drawer = PictureDrawer(painter, PromptCache(CACHES["prompts"]).read(prompts), settings.batch)
     with Progress("draw", 1) as progress:
-        easel.draw(settings.all_seeds, settings.sample, progress)
+        drawer.draw(settings.all_seeds, settings.sample, progress)
         for folder in sorted(Path("adapters").iterdir()):
-            easel.mount(folder)
-            easel.draw(settings.all_seeds, settings.sample, progress)
+            drawer.load_adapter(folder)
+            drawer.draw(settings.all_seeds, settings.sample, progress)
         for scale in settings.scales:
-            easel.draw([settings.first_seed], dataclasses.replace(settings.sample, lora_scale=scale), progress)
+            drawer.draw([settings.first_seed], dataclasses.replace(settings.sample, lora_scale=scale), progress)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Is there anything to train again for? The present data, base and settings against what the champion was made from.
 
 The champion's tags say what it was made from, whatever machine this is; DVC says what has changed since the last run here.
-What was tried already and did not become champion is no news a second time.
+What was tried already and did not become champion is no reason a second time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ class RetrainSettings:
 
 
 @dataclass(frozen=True)
-class News:
+class RetrainReasons:
     """Why to train again, each in a few words; where there is no reason, why not in `quiet`."""
 
     reasons: tuple[str, ...]
@@ -93,7 +93,7 @@ def bring_in(settings: RetrainSettings) -> list[str]:
     return brought
 
 
-def find_news(store: Store, model: str, settings: RetrainSettings) -> News:
+def find_reasons(store: Store, model: str, settings: RetrainSettings) -> RetrainReasons:
     """Return why the model should be trained again, or why not.
 
     Args:
@@ -111,16 +111,16 @@ def find_news(store: Store, model: str, settings: RetrainSettings) -> News:
     here = [*data, *settings_in(status), *(code if settings.on_code_change else [])]
     champion, challenger = find_alias(store, model, "champion"), find_alias(store, model, "challenger")
     if champion is None and challenger is None:
-        return News(("there is no version yet",))
+        return RetrainReasons(("there is no version yet",))
     if not here and challenger and (decided := _decided(challenger)) and not _differences(store, challenger):
-        return News((), f"version {challenger.version} was made from the same, and {decided}")
+        return RetrainReasons((), f"version {challenger.version} was made from the same, and {decided}")
     if champion is None:
-        return News((*here, "there is no champion yet"))
+        return RetrainReasons((*here, "there is no champion yet"))
     reasons = [*here, *_differences(store, champion)]
     if reasons:
-        return News(tuple(_shortened(reasons)))
+        return RetrainReasons(tuple(_shortened(reasons)))
     only_code = f"; only code has changed ({', '.join(_shortened(code))}), and retrain.on_code_change is off" if code else ""
-    return News((), f"data, base and settings are those of the champion, version {champion.version}{only_code}")
+    return RetrainReasons((), f"data, base and settings are those of the champion, version {champion.version}{only_code}")
 
 
 def _differences(store: Store, version: "ModelVersion") -> list[str]:

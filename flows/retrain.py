@@ -31,7 +31,7 @@ from flows.command import run_once
 from flows.pipeline import pipeline
 from flows.plan import make_plan, rows_of, summary_of
 from flows.promote import promote, registered_name
-from flows.reasons import News, RetrainSettings, bring_in, find_news, read_settings
+from flows.reasons import RetrainReasons, RetrainSettings, bring_in, find_reasons, read_settings
 from flows.run_page import table
 from flows.worktree import commit, git
 from tasks.dvc_command import run_dvc
@@ -56,22 +56,22 @@ def _retrain(settings: RetrainSettings) -> State[None]:
     for line in bring_in(settings):
         get_run_logger().info(line)
     with explained_failures():
-        news = find_news(open_store(), registered_name(), settings)
-    if not news.reasons:
-        return Completed(name="Skipped", message=f"nothing new: {news.quiet}")
-    get_run_logger().info("training again: %s", "; ".join(news.reasons))
-    _show_plan(news)
+        found = find_reasons(open_store(), registered_name(), settings)
+    if not found.reasons:
+        return Completed(name="Skipped", message=f"nothing new: {found.quiet}")
+    get_run_logger().info("training again: %s", "; ".join(found.reasons))
+    _show_plan(found)
     ran = _run_pipeline()
     if not ran.is_completed():
         return Failed(message=f"pipeline: {ran.message}")
     kept = _keep(settings)
-    return Completed(message=f"{'; '.join(news.reasons)}: {ran.message}; {_promote()}{kept}")
+    return Completed(message=f"{'; '.join(found.reasons)}: {ran.message}; {_promote()}{kept}")
 
 
-def _show_plan(news: News) -> None:
+def _show_plan(found: RetrainReasons) -> None:
     """Show what is going to run, why and for how long, before the card is asked for."""
     plan = make_plan()
-    reasons = "\n".join(f"- {reason}" for reason in news.reasons)
+    reasons = "\n".join(f"- {reason}" for reason in found.reasons)
     page = f"# Training again\n\n{reasons}\n\n{summary_of(plan)}.\n\n{table(('stage', 'what', 'why', 'about'), rows_of(plan))}\n"
     create_markdown_artifact(page, key="plan", description="What is going to run, and why")
 

@@ -1,4 +1,4 @@
-"""Every prompt at every seed, drawn with whichever adapter is mounted: one pipeline, loaded once, nothing copied."""
+"""Every prompt at every seed, drawn with whichever adapter is loaded: one pipeline, loaded once, nothing copied."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from tlora.sampling import Painter, SampleSettings, draw_pictures
 Rows: TypeAlias = list[list[Image.Image]]  # for each prompt, a picture per seed
 
 
-class Easel:
+class PictureDrawer:
     """A base model that carries at most one adapter.
 
     Args:
@@ -29,18 +29,18 @@ class Easel:
     def __init__(self, painter: Painter, embeddings: tuple[Tensor, Tensor], batch: int) -> None:
         self.painter = painter
         self._embeddings, self._batch = embeddings, batch
-        self._mounted: AdapterMetadata | None = None
+        self._adapter: AdapterMetadata | None = None
 
     @property
     def step(self) -> int:
-        """Return the step of the mounted adapter, 0 for the bare base."""
-        return self._mounted.step if self._mounted else 0
+        """Return the step of the loaded adapter, 0 for the bare base."""
+        return self._adapter.step if self._adapter else 0
 
     def batches(self, seeds: int) -> int:
         """Return in how many batches `draw` draws so many seeds of every prompt."""
         return -(-len(self._embeddings[0]) * seeds // self._batch)
 
-    def mount(self, adapter: Path) -> None:
+    def load_adapter(self, adapter: Path) -> None:
         """Put an adapter in the place of the one before; layers of equal shape and schedule are used again.
 
         Raises:
@@ -48,15 +48,15 @@ class Easel:
             InjectionError: If its targets do not fit.
         """
         transformer, metadata = self.painter.transformer, read_metadata(find_weights(adapter))
-        before = self._mounted
+        before = self._adapter
         if before and (before.config, before.target_modules) == (metadata.config, metadata.target_modules):
             load_tlora_weights(transformer, adapter)
         else:
             eject_tlora_from_transformer(transformer)
-            self._mounted = None
+            self._adapter = None
             attach_adapter(transformer, adapter)
             transformer.eval()
-        self._mounted = metadata
+        self._adapter = metadata
 
     def draw(self, seeds: Sequence[int], sample: SampleSettings, progress: Progress) -> Rows:
         """Draw every prompt at every seed, counting a step for each batch."""

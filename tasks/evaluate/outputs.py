@@ -1,16 +1,22 @@
 """What an evaluation came to, and the files that it is written to."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from PIL import Image
 
 from tasks.evaluate.drawing import Rows
-from tasks.evaluate.grids_and_curves import write_curves, write_grids
 from tasks.evaluate.page import EvaluationFiles
 from tasks.evaluate.summary import BASE, Measured
+from tasks.pages.scores import Entries, estimate_of, in_order, metric_names
 from tasks.results.album import CHECKPOINTS, SCALES, write_album
-from tlora.runtime.atomic_file import write_json
+from tlora.evaluation.grid import labelled_grid
+from tlora.runtime.atomic_file import write_json, write_png
+
+Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image]]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,39 @@ def write_outcome(
     write_json(report / "scores.json", {name: _tables(own) for name, own in outcome.measured.items()})
     scales = {"checkpoint": outcome.shown, "seed": seeds[0], "entries": outcome.scale_scores}
     write_json(files.metrics, {**outcome.summary, "scales": scales, **told})
+
+
+def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Sequence[str]) -> None:
+    """Write `grid.png` (a row for the base and each checkpoint, at the first seed) and one grid of all seeds for each.
+
+    `scales.png` is like `grid.png`, with a row for each strength.
+
+    Args:
+        folder: Where they go.
+        pictures: By name, for each prompt, a picture per seed.
+        scales: Likewise, one checkpoint at several strengths.
+        prompts: The prompts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for sets, file in ((pictures, "grid.png"), (scales, "scales.png")):
+        first_seeds = [[seeds[0] for seeds in rows] for rows in sets.values()]
+        write_png(folder / file, labelled_grid(list(sets), prompts, first_seeds))
+    for name, rows in pictures.items():
+        seeds = [f"{name}, seed {i + 1}" for i in range(len(rows[0]))]
+        by_seed = [[row[i] for row in rows] for i in range(len(seeds))]
+        write_png(folder / f"{name}.png", labelled_grid(seeds, prompts, by_seed))
+
+
+def write_curves(folder: Path, entries: Entries) -> None:
+    """Write one CSV per metric, a line per checkpoint with mean, low and high, for `dvc plots`."""
+    (folder / "curves").mkdir(parents=True, exist_ok=True)
+    for metric in metric_names(entries):
+        with (folder / "curves" / f"{metric}.csv").open("w", newline="", encoding="utf-8") as file:
+            lines = csv.writer(file)
+            lines.writerow(["step", "mean", "low", "high"])
+            for name in in_order(entries):
+                if value := estimate_of(entries[name].get(metric)):
+                    lines.writerow([entries[name]["step"], value.mean, value.low, value.high])
 
 
 def _tables(measured: Measured) -> dict[str, Any]:

@@ -39,15 +39,15 @@ Scores: TypeAlias = Mapping[str, Cells]
 
 
 @dataclass(frozen=True)
-class Judges:
-    """The models that look at pictures; one that is not wanted, or could not be loaded, is None."""
+class Encoders:
+    """The models that embed pictures; one that is not wanted, or could not be loaded, is None."""
 
     clip: Evaluator | None
     dinov2: PictureEncoder | None
 
 
 @dataclass(frozen=True)
-class Known:
+class ReferenceEmbeddings:
     """Unit embeddings of the true pictures of the concept."""
 
     train: Tensor
@@ -55,7 +55,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Material:
+class ReferenceTexture:
     """The texture of the true pictures, at the size of the drawn ones."""
 
     spectrum: Spectrum
@@ -71,62 +71,66 @@ class References:
         clip: The true pictures as the evaluator sees them.
         texts: The prompts as it sees them.
         dinov2: The true pictures as DINOv2 sees them.
-        material: Their texture.
+        texture: Of the true pictures.
     """
 
-    clip: Known | None
+    clip: ReferenceEmbeddings | None
     texts: Tensor | None
-    dinov2: Known | None
-    material: Material
+    dinov2: ReferenceEmbeddings | None
+    texture: ReferenceTexture
 
 
-def look_at_references(
-    judges: Judges, train: Sequence[Image.Image], held_out: Sequence[Image.Image], prompts: Sequence[str], size: tuple[int, int]
+def measure_references(
+    encoders: Encoders,
+    train: Sequence[Image.Image],
+    held_out: Sequence[Image.Image],
+    prompts: Sequence[str],
+    size: tuple[int, int],
 ) -> References:
     """Embed the true pictures and the prompts, and take the texture of the pictures, cut to the drawn ones' size."""
 
-    def known(encoder: PictureEncoder) -> Known:
-        return Known(embed_pictures(encoder, train), embed_pictures(encoder, held_out))
+    def embed(encoder: PictureEncoder) -> ReferenceEmbeddings:
+        return ReferenceEmbeddings(embed_pictures(encoder, train), embed_pictures(encoder, held_out))
 
     cut = [luminance(take_view(picture, View(*size, flipped=False))) for picture in (*train, *held_out)]
     return References(
-        known(judges.clip.pictures) if judges.clip else None,
-        embed_texts(judges.clip, prompts) if judges.clip else None,
-        known(judges.dinov2) if judges.dinov2 else None,
-        Material(mean_spectrum(cut), find_lattice(cut), float(np.mean([seam_ratio(picture) for picture in cut]))),
+        embed(encoders.clip.pictures) if encoders.clip else None,
+        embed_texts(encoders.clip, prompts) if encoders.clip else None,
+        embed(encoders.dinov2) if encoders.dinov2 else None,
+        ReferenceTexture(mean_spectrum(cut), find_lattice(cut), float(np.mean([seam_ratio(picture) for picture in cut]))),
     )
 
 
-def score_rows(rows: Rows, judges: Judges, references: References, full_frame: int) -> dict[str, Cells]:
-    """Score pictures with every judge there is.
+def score_rows(rows: Rows, encoders: Encoders, references: References, full_frame: int) -> dict[str, Cells]:
+    """Score pictures with every encoder there is.
 
     Args:
         rows: For each prompt, a picture per seed.
-        judges: Who looks.
+        encoders: Models that embed the pictures.
         references: What they compare with.
         full_frame: How many of the prompts, from the first, fill the frame with the material; texture is measured on those.
     """
     pictures = [picture for row in rows for picture in row]
     scores: dict[str, Cells] = {}
-    if judges.clip and references.clip and references.texts is not None:
-        scores |= score_embeddings(embed_pictures(judges.clip.pictures, pictures), references.clip, references.texts)
-    if judges.dinov2 and references.dinov2:
-        seen = embed_pictures(judges.dinov2, pictures)
+    if encoders.clip and references.clip and references.texts is not None:
+        scores |= score_embeddings(embed_pictures(encoders.clip.pictures, pictures), references.clip, references.texts)
+    if encoders.dinov2 and references.dinov2:
+        seen = embed_pictures(encoders.dinov2, pictures)
         scores["dinov2_held_out"] = table(concept_similarity(seen, references.dinov2.held_out), len(rows))
-    return scores | score_textures(rows[:full_frame], references.material)
+    return scores | score_textures(rows[:full_frame], references.texture)
 
 
-def score_embeddings(seen: Tensor, known: Known, texts: Tensor) -> dict[str, Cells]:
+def score_embeddings(seen: Tensor, references: ReferenceEmbeddings, texts: Tensor) -> dict[str, Cells]:
     """Score unit embeddings of pictures, (prompts * seeds, width), prompt by prompt."""
     prompts = len(texts)
     by_prompt = seen.reshape(prompts, -1, seen.shape[-1])
     own_texts = texts[:, None, :].expand_as(by_prompt).reshape(seen.shape)
-    distance = training_distance(seen, known.train, usual_distance(known.train, known.held_out))
+    distance = training_distance(seen, references.train, usual_distance(references.train, references.held_out))
     values = {
-        "similarity_train": concept_similarity(seen, known.train),
-        "similarity_held_out": concept_similarity(seen, known.held_out),
+        "similarity_train": concept_similarity(seen, references.train),
+        "similarity_held_out": concept_similarity(seen, references.held_out),
         "prompt_similarity": prompt_similarity(seen, own_texts),
-        "nearest_training_picture": nearest_similarity(seen, known.train),
+        "nearest_training_picture": nearest_similarity(seen, references.train),
         "training_distance": distance,
         "copied": is_copy(distance),
     }
@@ -134,7 +138,7 @@ def score_embeddings(seen: Tensor, known: Known, texts: Tensor) -> dict[str, Cel
     return cells | {"diversity": np.array([seed_distances(row).double().numpy() for row in by_prompt])}
 
 
-def score_textures(rows: Rows, material: Material) -> dict[str, Cells]:
+def score_textures(rows: Rows, texture: ReferenceTexture) -> dict[str, Cells]:
     """Compare the texture of pictures of the material with the true ones'; nothing where there are no such pictures."""
     if not rows:
         return {}
@@ -143,10 +147,10 @@ def score_textures(rows: Rows, material: Material) -> dict[str, Cells]:
     return {
         "seam_ratio": np.array([[seam_ratio(picture) for picture in row] for row in cut]),
         "spectrum_distance": np.array(
-            [[spectrum_distance(power_spectrum(picture), material.spectrum) for picture in row] for row in cut]
+            [[spectrum_distance(power_spectrum(picture), texture.spectrum) for picture in row] for row in cut]
         ),
-        "period_error": np.array([[period_error(found, material.lattice) for found in row] for row in lattices]),
-        "orientation_error": np.array([[orientation_error(found, material.lattice) for found in row] for row in lattices]),
+        "period_error": np.array([[period_error(found, texture.lattice) for found in row] for row in lattices]),
+        "orientation_error": np.array([[orientation_error(found, texture.lattice) for found in row] for row in lattices]),
     }
 
 

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluate.bench import Bench, Lessons
 from tasks.evaluate.checkpoints import attempt, find_checkpoints
-from tasks.evaluate.drawing import Easel, Rows
+from tasks.evaluate.drawing import PictureDrawer, Rows
+from tasks.evaluate.measurement import CaptionedLatents, Measurer
 from tasks.evaluate.outputs import Outcome, write_outcome
 from tasks.evaluate.page import EvaluationFiles, render_evaluation
-from tasks.evaluate.scoring import Judges, References, look_at_references
+from tasks.evaluate.scoring import Encoders, References, measure_references
 from tasks.evaluate.stopwatch import Stopwatch
 from tasks.evaluate.summary import BASE, Measured, summarise
 from tasks.running.cli import named_section
@@ -139,19 +139,19 @@ def evaluate(
     wanted, watch = read_concept(concept).prompts, Stopwatch()
     checkpoints, failures = find_checkpoints(adapters, model)
     most = settings.losses.loss_pictures
-    trained = Lessons(choose_views(LatentCache(latents), most), PromptCache(captions))
-    unseen = Lessons(choose_views(LatentCache(held_out_latents), most), PromptCache(prompts))
+    trained = CaptionedLatents(choose_views(LatentCache(latents), most), PromptCache(captions))
+    unseen = CaptionedLatents(choose_views(LatentCache(held_out_latents), most), PromptCache(prompts))
     embeddings = unseen.captions.read(wanted)
     with watch("true pictures"):
-        judges = _load_judges(settings, failures)
+        encoders = _load_encoders(settings, failures)
         truth = [[decode_picture(data / item.picture) for item in read_manifest(file).items] for file in (manifest, held_out)]
-        references = look_at_references(judges, truth[0], truth[1], wanted, (settings.sample.width, settings.sample.height))
+        references = measure_references(encoders, truth[0], truth[1], wanted, (settings.sample.width, settings.sample.height))
     with hold_device(str(device), "evaluate"):
         with watch("loading"):
             painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
-        easel = Easel(painter, embeddings, settings.batch)
-        bench = Bench(easel, judges, references, trained, unseen, settings.losses, settings.full_frame_prompts, watch)
-        outcome = _draw_and_measure(bench, checkpoints, settings, failures)
+        drawer = PictureDrawer(painter, embeddings, settings.batch)
+        measurer = Measurer(drawer, encoders, references, trained, unseen, settings.losses, settings.full_frame_prompts, watch)
+        outcome = _draw_and_measure(measurer, checkpoints, settings, failures)
     setup = {**_setup(settings, wanted, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest}
     told = {
         "failures": failures,
@@ -170,36 +170,36 @@ def evaluate(
 
 
 def _draw_and_measure(
-    bench: Bench, checkpoints: Mapping[str, Path], settings: EvaluateSettings, failures: dict[str, str]
+    measurer: Measurer, checkpoints: Mapping[str, Path], settings: EvaluateSettings, failures: dict[str, str]
 ) -> Outcome:
-    easel = bench.easel
-    batches = easel.batches(settings.seeds) * (1 + len(checkpoints)) + easel.batches(1) * len(settings.scales)
+    drawer = measurer.drawer
+    batches = drawer.batches(settings.seeds) * (1 + len(checkpoints)) + drawer.batches(1) * len(settings.scales)
     with Progress("evaluate", batches) as progress:
-        drawn, measured = _measure_all(bench, checkpoints, settings, progress, failures)
+        drawn, measured = _measure_all(measurer, checkpoints, settings, progress, failures)
         summary = summarise(measured, settings.selection)
         shown = summary["recommended"] or list(measured)[-1]
         if shown == BASE:
             return Outcome(drawn, measured, summary, shown, {}, [])
-        easel.mount(checkpoints[shown])
-        strengths = bench.measure_scales(measured[BASE], settings.scales, settings.first_seed, settings.sample, progress)
+        drawer.load_adapter(checkpoints[shown])
+        strengths = measurer.measure_scales(measured[BASE], settings.scales, settings.first_seed, settings.sample, progress)
     return Outcome(drawn, measured, summary, shown, *strengths)
 
 
-def _load_judges(settings: EvaluateSettings, failures: dict[str, str]) -> Judges:
+def _load_encoders(settings: EvaluateSettings, failures: dict[str, str]) -> Encoders:
     clip = attempt(failures, "evaluator", lambda: load_evaluator(settings.evaluator, settings.evaluator_revision))
     if not settings.dinov2:
-        return Judges(clip, None)
-    return Judges(clip, attempt(failures, "dinov2", lambda: load_dinov2(settings.dinov2, settings.dinov2_revision)))
+        return Encoders(clip, None)
+    return Encoders(clip, attempt(failures, "dinov2", lambda: load_dinov2(settings.dinov2, settings.dinov2_revision)))
 
 
 def _measure_all(
-    bench: Bench, checkpoints: Mapping[str, Path], settings: EvaluateSettings, progress: Progress, failures: dict[str, str]
+    measurer: Measurer, checkpoints: Mapping[str, Path], settings: EvaluateSettings, progress: Progress, failures: dict[str, str]
 ) -> tuple[dict[str, Rows], dict[str, Measured]]:
     """Return pictures and numbers of the base and of every checkpoint that can be measured."""
     seeds, drawn, measured = settings.all_seeds, {}, {}
-    drawn[BASE], measured[BASE] = bench.measure(0, seeds, settings.sample, progress)
+    drawn[BASE], measured[BASE] = measurer.measure(0, seeds, settings.sample, progress)
     for name, folder in checkpoints.items():
-        found = attempt(failures, name, partial(bench.measure_checkpoint, folder, seeds, settings.sample, progress))
+        found = attempt(failures, name, partial(measurer.measure_checkpoint, folder, seeds, settings.sample, progress))
         if found:
             drawn[name], measured[name] = found
     return drawn, measured
@@ -229,8 +229,8 @@ def _identify(path: str, revision: str) -> str:
 
 def _material(references: References) -> dict[str, float]:
     """Return what the texture of the true pictures is, for whoever reads the errors of the drawn ones."""
-    material = references.material
-    return {**dataclasses.asdict(material.lattice), "seam_ratio": material.seam_ratio}
+    texture = references.texture
+    return {**dataclasses.asdict(texture.lattice), "seam_ratio": texture.seam_ratio}
 
 
 def _say_time(watch: Stopwatch, pictures: int) -> None:

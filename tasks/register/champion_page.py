@@ -1,12 +1,14 @@
 """What a new version does otherwise than the champion: pictures side by side, scores, parameters, data, what both were made from.
 
-It depends on what the store holds, so `register` writes it; no stage that DVC caches may.
+It depends on what the store holds, so `register` writes it and keeps it with the new version's run; no stage that DVC caches may.
 """
 
+import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.pages.axis import show_exactly
 from tasks.pages.gallery import Gallery, render_gallery
@@ -14,9 +16,21 @@ from tasks.pages.inline import inline_pictures
 from tasks.pages.page import Section, escape, render_page, table
 from tasks.pages.scores import BASE, estimate_of, metric_head, metric_names, show_estimate
 from tasks.register.data_changes_words import SinceChampion, list_changes, say_since
-from tasks.results.album import CHECKPOINTS, Album, are_small
+from tasks.register.facts import RunFacts
+from tasks.results.album import CHECKPOINTS, Album, are_small, read_album
+from tasks.results.evaluation import read_evaluation
+from tasks.tracking import runs
+from tasks.tracking.store import Store
+from tlora.errors import CheckpointError
+from tlora.runtime.atomic_file import write_text
 
+if TYPE_CHECKING:
+    from tasks.registry.versions import ModelVersion
+
+METRICS, PICTURES = "metrics", "pictures"  # among a run's artifacts: what later versions are compared with
+REPORTS, PAGE = Path("reports"), Path("register", "champion.html")  # among a run's artifacts, and below the folder of reports
 CHAMPION_COLUMN, NEW_COLUMN = "champion", "new"
+_KEPT = "champion_page"  # tag of a run: hash of the page that it keeps
 _MADE_FROM = {
     "base_revision": "Base revision",
     "rank_schedule": "Rank schedule",
@@ -28,7 +42,7 @@ _MADE_FROM = {
 
 
 @dataclass(frozen=True)
-class Contender:
+class ComparedVersion:
     """One of the two versions.
 
     Args:
@@ -48,7 +62,33 @@ class Contender:
     album: Album | None
 
 
-def render_comparison(name: str, new: Contender, champion: Contender, since: SinceChampion) -> str:
+def write_champion_page(
+    store: Store, facts: RunFacts, new: "ModelVersion", champion: "ModelVersion", since: SinceChampion, pictures: Path, page: Path
+) -> None:
+    """Write the page and keep it with the new version's run.
+
+    Args:
+        store: Where.
+        facts: Of the new version.
+        new: The new version.
+        champion: The version that holds the alias, another one.
+        since: What changed in the data since the champion's.
+        pictures: Album of the new version's evaluation.
+        page: Output file.
+    """
+    choice, title = facts.choice, f"version {new.version}"
+    ours = ComparedVersion(title, choice.name, choice.scores, facts.params(), facts.tags, read_album(pictures))
+    with tempfile.TemporaryDirectory() as kept:
+        theirs = _read_champion(store, champion, Path(kept))
+        write_text(page, render_comparison(new.name, ours, theirs, since))
+    digest = hashlib.sha256(page.read_bytes()).hexdigest()
+    run = store.client.get_run(str(new.run_id))
+    if run.data.tags.get(_KEPT) != digest:
+        runs.log_files(store, run.info.run_id, {str((REPORTS / PAGE).parent): page})
+        store.client.set_tag(run.info.run_id, _KEPT, digest)
+
+
+def render_comparison(name: str, new: ComparedVersion, champion: ComparedVersion, since: SinceChampion) -> str:
     """Return the page.
 
     Args:
@@ -73,7 +113,7 @@ def render_comparison(name: str, new: Contender, champion: Contender, since: Sin
     return render_page(f"{name}: {new.title} against {champion.title}", opening, sections)
 
 
-def _gallery(new: Contender, champion: Contender) -> str:
+def _gallery(new: ComparedVersion, champion: ComparedVersion) -> str:
     """Return the pictures of prompts and seeds that both were drawn with."""
     if new.album is None or champion.album is None:
         return "<p>The champion's run keeps no pictures.</p>"
@@ -100,7 +140,7 @@ def _rows(album: Album, column: str, prompts: Sequence[str], seeds: Sequence[int
     return [[rows[album.prompts.index(prompt)][album.seeds.index(seed)] for seed in seeds] for prompt in prompts]
 
 
-def _scores(new: Contender, champion: Contender, comparable: bool) -> str:
+def _scores(new: ComparedVersion, champion: ComparedVersion, comparable: bool) -> str:
     rows = []
     for metric in metric_names({NEW_COLUMN: new.scores, CHAMPION_COLUMN: champion.scores}):
         ours, theirs = estimate_of(new.scores.get(metric)), estimate_of(champion.scores.get(metric))
@@ -109,7 +149,7 @@ def _scores(new: Contender, champion: Contender, comparable: bool) -> str:
     return table(["metric", escape(champion.title), escape(new.title), "difference"], rows)
 
 
-def _params(new: Contender, champion: Contender) -> Section:
+def _params(new: ComparedVersion, champion: ComparedVersion) -> Section:
     names = sorted({*new.params, *champion.params})
     changed = [name for name in names if new.params.get(name) != champion.params.get(name)]
     rows = [[f"<code>{escape(n)}</code>", _value(champion.params.get(n)), _value(new.params.get(n))] for n in changed]
@@ -127,7 +167,7 @@ def _data(since: SinceChampion) -> str:
     return "".join(f"<h3>{title}</h3><ul>{''.join(f'<li>{row}</li>' for row in rows)}</ul>" for title, rows in listed)
 
 
-def _made_from(new: Contender, champion: Contender) -> str:
+def _made_from(new: ComparedVersion, champion: ComparedVersion) -> str:
     rows = []
     for tag, label in _MADE_FROM.items():
         ours, theirs = new.tags.get(tag), champion.tags.get(tag)
@@ -138,3 +178,22 @@ def _made_from(new: Contender, champion: Contender) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _read_champion(store: Store, version: "ModelVersion", folder: Path) -> ComparedVersion:
+    """Return the champion as its run keeps it, files copied into a folder."""
+    run = store.client.get_run(str(version.run_id))
+    metrics = runs.fetch_folder(store, run.info.run_id, METRICS, folder)
+    pictures = runs.fetch_folder(store, run.info.run_id, PICTURES, folder)
+    checkpoint = version.tags.get("checkpoint", "")
+    scores = _read_scores(metrics / "evaluate.json", checkpoint) if metrics else {}
+    title = f"champion (version {version.version})"
+    return ComparedVersion(title, checkpoint, scores, run.data.params, version.tags, read_album(pictures) if pictures else None)
+
+
+def _read_scores(file: Path, checkpoint: str) -> Mapping[str, Any]:
+    """Return a checkpoint's numbers; none where an older version of this code wrote the file: that stops no registration."""
+    try:
+        return read_evaluation(file).checkpoints.get(checkpoint, {})
+    except CheckpointError:
+        return {}

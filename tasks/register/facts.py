@@ -26,8 +26,8 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Story:
-    """What is told.
+class RunFacts:
+    """What MLflow is told of one adapter.
 
     Args:
         choice: The adapter.
@@ -68,8 +68,8 @@ class Story:
         return of_adapter | {f"{section}.{key}": value for section, values in sections for key, value in _leaves(values)}
 
 
-def read_story(choice: Choice, evaluation: Evaluation, objection: str | None, folders: "Folders") -> Story:
-    """Read the rest of the story.
+def read_facts(choice: Choice, evaluation: Evaluation, objection: str | None, folders: "Folders") -> RunFacts:
+    """Read the rest.
 
     Raises:
         CheckpointError: If a report is missing or is not what its stage writes.
@@ -97,12 +97,12 @@ def read_story(choice: Choice, evaluation: Evaluation, objection: str | None, fo
     log = _read_log(folders.reports / "train" / "log.jsonl")
     previews = sorted((folders.reports / "train" / "previews").glob("step-*.png"))
     steps = {int(file.stem.removeprefix("step-")): file for file in previews}
-    return Story(choice, evaluation, objection, dataset, record, log, steps, tags)
+    return RunFacts(choice, evaluation, objection, dataset, record, log, steps, tags)
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the story is read from: the reports, the manifests, and what `dvc add` wrote about the data folder."""
+    """Where the facts are read from: the reports, the manifests, and what `dvc add` wrote about the data folder."""
 
     reports: Path
     manifest: Path

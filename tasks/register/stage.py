@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.pages.scores import BASE
+from tasks.register.champion_page import METRICS, PAGE, PICTURES, REPORTS, write_champion_page
 from tasks.register.choice import choose_checkpoint, objection_to_champion
-from tasks.register.comparison import METRICS, PAGE, PICTURES, REPORTS, Meeting, show_comparison
 from tasks.register.data_changes import compare_splits
 from tasks.register.data_changes_words import SinceChampion, say_since, since_to_markdown
-from tasks.register.facts import Folders, Story, read_story
+from tasks.register.facts import Folders, RunFacts, read_facts
 from tasks.register.mlflow_page import (
     GRID,
     PREVIEW,
@@ -75,7 +75,7 @@ def register(
     if choice.metadata.base != model.path:
         raise CheckpointError(f"{choice.folder}: trained on {choice.metadata.base}, model.path is {model.path}: run train again")
     objection = objection_to_champion(choice, evaluation)
-    story = read_story(choice, evaluation, objection, Folders(reports, manifest, data))
+    facts = read_facts(choice, evaluation, objection, Folders(reports, manifest, data))
     name = f"tlora-{model.name}-{choice.metadata.concept}"
     with explained_failures():
         store = open_store()
@@ -86,19 +86,20 @@ def register(
         page.unlink(missing_ok=True)  # of an earlier version
         artifacts = {str(REPORTS): reports, METRICS: metrics, "concept": concept, MANIFEST: manifest}
         artifacts |= parts_of_album(pictures, {BASE, choice.name}, PICTURES)
-        run_id = _show_run(store, story, since, grids, artifacts)
-        version, news = _show_version(store, story, since, model, name, run_id)
-        compared = show_comparison(store, story, Meeting(version, champion, since), pictures, page)
-        news += _place_aliases(store, version, objection)
+        run_id = _show_run(store, facts, since, grids, artifacts)
+        version, done = _show_version(store, facts, since, model, name, run_id)
+        if champion and champion.version != version.version:
+            write_champion_page(store, facts, version, champion, since, pictures, page)
+        done += _place_aliases(store, version, objection)
         aliases = versions.aliases_of(store, name)
         leave_registration(_registration(store, version, run_id, aliases))
     mine = sorted(alias for alias, number in aliases.items() if number == str(version.version))
-    print(f"register: {', '.join(news)}")
+    print(f"register: {', '.join(done)}")
     print(f"register: {say_since(since)}")
     if CHAMPION not in mine and objection:
         print(f"register: not champion: {objection}")
     print(f"report:    {reports / 'evaluate' / 'report.html'}")
-    if compared:
+    if page.exists():
         print(f"champion:  {page} compares with it")
     _say_where(store, version, mine, grids)
 
@@ -112,52 +113,52 @@ def _since_champion(store: Store, champion: "ModelVersion | None", manifest: Pat
     return SinceChampion(str(champion.version), changes)
 
 
-def _show_run(store: Store, story: Story, since: SinceChampion, grids: Path, artifacts: dict[str, Path]) -> str:
+def _show_run(store: Store, facts: RunFacts, since: SinceChampion, grids: Path, artifacts: dict[str, Path]) -> str:
     """Complete the run of the adapter and return its id."""
-    run = runs.find_or_create_run(store, story.choice.metadata, story.started)
+    run = runs.find_or_create_run(store, facts.choice.metadata, facts.started)
     run_id = run.info.run_id
-    if run.data.tags.get(SHOWN) == story.evaluation.digest:
+    if run.data.tags.get(SHOWN) == facts.evaluation.digest:
         return run_id
-    points = [point for line in story.log for point in runs.training_points(line)]
-    points += [point for scores in story.evaluation.checkpoints.values() for point in runs.evaluation_points(scores)]
+    points = [point for line in facts.log for point in runs.training_points(line)]
+    points += [point for scores in facts.evaluation.checkpoints.values() for point in runs.evaluation_points(scores)]
     known = runs.known_points(store, run_id, {point.key for point in points})
     runs.log_points(store, run_id, [point for point in points if point not in known])
-    dataset = story.dataset
-    runs.log_dataset(store, run, story.choice.metadata.concept, dataset.digest, dataset.path, dataset.pictures)
-    pictures = {int(scores["step"]): grids / f"{name}.png" for name, scores in story.evaluation.checkpoints.items()}
+    dataset = facts.dataset
+    runs.log_dataset(store, run, facts.choice.metadata.concept, dataset.digest, dataset.path, dataset.pictures)
+    pictures = {int(scores["step"]): grids / f"{name}.png" for name, scores in facts.evaluation.checkpoints.items()}
     runs.log_pictures(store, run_id, "grid", pictures, again=SHOWN in run.data.tags)
-    runs.log_pictures(store, run_id, runs.PREVIEW_SERIES, story.previews, again=False)
+    runs.log_pictures(store, run_id, runs.PREVIEW_SERIES, facts.previews, again=False)
     runs.log_preview(store, run_id, grids / "grid.png", PREVIEW, PREVIEW_WIDTH)
     runs.log_files(store, run_id, {**artifacts, str(Path(GRID).parent): grids / "grid.png"})
-    system = {"mlflow.source.git.commit": story.tags["git_commit"], "mlflow.note.content": _page(store, story, since, run_id)}
-    tags = {**story.tags, **system, "host": str(story.record.get("host", "")), SHOWN: story.evaluation.digest}
-    runs.log_params_and_tags(store, run, story.params(), tags)
-    store.client.set_terminated(run_id, "FINISHED", story.ended)
+    system = {"mlflow.source.git.commit": facts.tags["git_commit"], "mlflow.note.content": _page(store, facts, since, run_id)}
+    tags = {**facts.tags, **system, "host": str(facts.record.get("host", "")), SHOWN: facts.evaluation.digest}
+    runs.log_params_and_tags(store, run, facts.params(), tags)
+    store.client.set_terminated(run_id, "FINISHED", facts.ended)
     return run_id
 
 
 def _show_version(
-    store: Store, story: Story, since: SinceChampion, model: ModelSpec, name: str, run_id: str
+    store: Store, facts: RunFacts, since: SinceChampion, model: ModelSpec, name: str, run_id: str
 ) -> "tuple[ModelVersion, list[str]]":
     """Return the version that holds the adapter, made if there is none, and what was done."""
-    choice, tags = story.choice, dict(story.tags)
+    choice, tags = facts.choice, dict(facts.tags)
     tags |= {"checkpoint": choice.name, "step": str(choice.metadata.step)}
-    tags["recommended"] = "true" if story.evaluation.recommended else "false"
+    tags["recommended"] = "true" if facts.evaluation.recommended else "false"
     version = versions.find_version(store, name, choice.digest)
-    news = [f"already version {version.version} of {name}"] if version else []
+    done = [f"already version {version.version} of {name}"] if version else []
     if version is None:
-        drawing = parse_settings(versions.Drawing, story.evaluation.setup["drawing"], "metrics/evaluate.json: setup: drawing")
+        drawing = parse_settings(versions.Drawing, facts.evaluation.setup["drawing"], "metrics/evaluate.json: setup: drawing")
         served = versions.ServedModel(choice.folder, model, drawing, choice.metadata.step)
         version = versions.create_version(store, run_id, served, name, {**tags, versions.ADAPTER_DIGEST: choice.digest})
         told = choice.metadata
         versions.introduce_model(store, name, model_introduction(told.concept, told.trigger, told.base))
-        news = [f"registered version {version.version} of {name}"]
-    elif version.tags.get(SHOWN) != story.evaluation.digest:
-        news.append("evaluated anew")
-    if version.tags.get(SHOWN) != story.evaluation.digest:
-        store.client.update_model_version(name, version.version, _page(store, story, since, run_id))
-        versions.set_version_tags(store, version, {**tags, SHOWN: story.evaluation.digest})
-    return version, news
+        done = [f"registered version {version.version} of {name}"]
+    elif version.tags.get(SHOWN) != facts.evaluation.digest:
+        done.append("evaluated anew")
+    if version.tags.get(SHOWN) != facts.evaluation.digest:
+        store.client.update_model_version(name, version.version, _page(store, facts, since, run_id))
+        versions.set_version_tags(store, version, {**tags, SHOWN: facts.evaluation.digest})
+    return version, done
 
 
 def _place_aliases(store: Store, version: "ModelVersion", objection: str | None) -> list[str]:
@@ -191,17 +192,17 @@ def _registration(store: Store, version: "ModelVersion", run_id: str, aliases: M
     )
 
 
-def _page(store: Store, story: Story, since: SinceChampion, run_id: str) -> str:
-    choice, metadata = story.choice, story.choice.metadata
-    gate = f"Not fit to be champion unasked: {story.objection}." if story.objection else "Passes the gate for a first champion."
+def _page(store: Store, facts: RunFacts, since: SinceChampion, run_id: str) -> str:
+    choice, metadata = facts.choice, facts.choice.metadata
+    gate = f"Not fit to be champion unasked: {facts.objection}." if facts.objection else "Passes the gate for a first champion."
     paragraphs = [
         f"T-LoRA of **{metadata.concept}** (trigger word `{metadata.trigger}`) for {metadata.base}, {choice.name}.",
-        f"{story.evaluation.reason}.",
+        f"{facts.evaluation.reason}.",
         gate,
         f"Data: {say_since(since)}.",
-        f"{comparable_runs(store.experiment_id, story.tags['evaluation_digest'])}.",
+        f"{comparable_runs(store.experiment_id, facts.tags['evaluation_digest'])}.",
     ]
-    return model_page(paragraphs, metrics_table(story.evaluation.checkpoints, choice.name), story.tags, run_id)
+    return model_page(paragraphs, metrics_table(facts.evaluation.checkpoints, choice.name), facts.tags, run_id)
 
 
 def _say_where(store: Store, version: "ModelVersion", aliases: list[str], grids: Path) -> None:

@@ -62,7 +62,7 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Inspected:
     """An inspection, and the thumbnail if the picture was decoded for it; None if what is remembered of it was enough."""
 
     inspection: Inspection
@@ -80,7 +80,7 @@ def looks_file(folder: Path, resolution: int) -> Path:
     return folder / (hashlib.sha256(b"\0".join(parts)).hexdigest()[:16] + ".sqlite")
 
 
-def inspect_pictures(paths: Sequence[Path], resolution: int, looks: Path, engine: Engine = "processes") -> Iterator[Seen]:
+def inspect_pictures(paths: Sequence[Path], resolution: int, looks: Path, engine: Engine = "processes") -> Iterator[Inspected]:
     """Yield what is seen of each picture, in order, and remember it.
 
     Args:
@@ -100,25 +100,25 @@ def inspect_pictures(paths: Sequence[Path], resolution: int, looks: Path, engine
             yield seen
 
 
-def _inspect_some(paths: Sequence[Path], resolution: int, looks: Path) -> Iterator[Seen]:
+def _inspect_some(paths: Sequence[Path], resolution: int, looks: Path) -> Iterator[Inspected]:
     with known_looks(looks) as known:
         for path in paths:
             yield _inspect(path, resolution, known)
 
 
-def _inspect(path: Path, resolution: int, known: Callable[[str], Look | None]) -> Seen:
+def _inspect(path: Path, resolution: int, known: Callable[[str], Look | None]) -> Inspected:
     """Look at one picture and its caption, or remember what was seen of the same bytes."""
     caption, caption_refused = _read_caption(path)
     try:
         data = read_picture(path)
     except Refused as refused:
-        return Seen(Inspection(path.name, "", _refuse(refused), caption, caption_refused), None)
+        return Inspected(Inspection(path.name, "", _refuse(refused), caption, caption_refused), None)
     digest = picture_digest(data)
     look, thumbnail = known(digest), None
     if look is None:
         look, thumbnail = _look_at(data, resolution)
     mask, mask_refused = ("", None) if look.refused else _look_at_mask(path, (look.width, look.height))
-    return Seen(Inspection(path.name, digest, look, caption, caption_refused, mask, mask_refused), thumbnail)
+    return Inspected(Inspection(path.name, digest, look, caption, caption_refused, mask, mask_refused), thumbnail)
 
 
 def _look_at(data: bytes, resolution: int) -> tuple[Look, bytes]:

@@ -32,8 +32,8 @@ from tasks.validate.findings import (
     sort_findings,
     summarise,
 )
-from tasks.validate.fixes import Room, apply_fixes
-from tasks.validate.inspection import Inspection, Seen, inspect_pictures, looks_file
+from tasks.validate.fixes import FixFolders, apply_fixes
+from tasks.validate.inspection import Inspected, Inspection, inspect_pictures, looks_file
 from tasks.validate.look_store import LookStore, forget_others
 from tasks.validate.report import DataReport, render_report
 from tlora.errors import ModelError, PictureError
@@ -49,7 +49,7 @@ from tlora.runtime.progress import show_progress
 
 
 @dataclass(frozen=True)
-class _Examined:
+class _Examination:
     inspections: list[Inspection]
     split: Split
     held_out: set[str]
@@ -111,7 +111,7 @@ def _examine(
     data: Path,
     concept: Concept,
     looks: Path,
-) -> _Examined:
+) -> _Examination:
     """Look at all pictures, those known already only in memory, and collect all findings."""
     with ThreadPoolExecutor(1) as aside:
         paths = list_pictures(data)
@@ -129,13 +129,13 @@ def _examine(
         *check_prompts(concept),
         *_check_lengths(split, concept, tokenizers),
     ]
-    return _Examined(inspections, split, held_out, sort_findings(findings))
+    return _Examination(inspections, split, held_out, sort_findings(findings))
 
 
-def _fix(seen: _Examined, data: Path, concept: Concept) -> bool:
+def _fix(seen: _Examination, data: Path, concept: Concept) -> bool:
     """Fix what is safe, say what was done, and return whether anything was."""
     kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
-    done = apply_fixes(seen.findings, seen.inspections, Room(data, kept, concept))
+    done = apply_fixes(seen.findings, seen.inspections, FixFolders(data, kept, concept))
     for line in done:
         print(f"fixed    {line}")
     if done:
@@ -146,7 +146,7 @@ def _fix(seen: _Examined, data: Path, concept: Concept) -> bool:
     return bool(done)
 
 
-def _collect(looking: Iterable[Seen], total: int) -> list[Inspection]:
+def _collect(looking: Iterable[Inspected], total: int) -> list[Inspection]:
     inspections, known = [], 0
     for seen in show_progress(looking, total, "validate"):
         inspections.append(seen.inspection)

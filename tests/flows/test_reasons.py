@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.reasons import RetrainSettings, bring_in, find_news
+from flows.reasons import RetrainSettings, bring_in, find_reasons
 from flows.worktree import git as run_git
 from tasks.tracking.store import Store, open_store
 from tests.flows.kiln import changed_settings, dvc, fill_kiln, git, make_repository, register_present, run_everything
@@ -48,35 +48,35 @@ def store(kiln: Path) -> Store:
 
 
 def test_nothing_then_pictures_then_settings_then_code_and_base(store: Store, kiln: Path):
-    quiet = find_news(store, NAME, SETTINGS)
+    quiet = find_reasons(store, NAME, SETTINGS)
     assert (quiet.reasons, quiet.quiet) == ((), "data, base and settings are those of the champion, version 1")
 
     (kiln / "train.py").write_text("# other code\n")
-    quiet = find_news(store, NAME, SETTINGS)
+    quiet = find_reasons(store, NAME, SETTINGS)
     assert (quiet.reasons, quiet.quiet.split("; ")[1]) == (
         (),
         "only code has changed (train.py modified), and retrain.on_code_change is off",
     )
-    assert find_news(store, NAME, RetrainSettings(on_code_change=True)).reasons == ("train.py modified",)
+    assert find_reasons(store, NAME, RetrainSettings(on_code_change=True)).reasons == ("train.py modified",)
     run_git("checkout", "--quiet", "train.py")
 
     changed_settings(rank=32)
-    assert find_news(store, NAME, SETTINGS).reasons == ("params.yaml: train.rank 16 -> 32", "train.rank is 32, was 16.0")
+    assert find_reasons(store, NAME, SETTINGS).reasons == ("params.yaml: train.rank 16 -> 32", "train.rank is 32, was 16.0")
     run_everything()  # a run that ended and did not become champion: DVC finds nothing, the champion's run still differs
-    assert find_news(store, NAME, SETTINGS).reasons == ("train.rank is 32, was 16.0",)
+    assert find_reasons(store, NAME, SETTINGS).reasons == ("train.rank is 32, was 16.0",)
     changed_settings(rank=16)
     run_everything()
 
     (kiln / "models/kiln/model_index.json").write_text('{"other": 1}')
-    (reason,) = find_news(store, NAME, SETTINGS).reasons
+    (reason,) = find_reasons(store, NAME, SETTINGS).reasons
     assert reason.startswith("the base is at ")
 
 
 def test_a_changed_working_tree_is_new_data(store: Store, kiln: Path):
     (kiln / "data" / "stone.txt").write_text("stone\n")
-    assert "the pictures have changed since data.dvc was written" in find_news(store, NAME, SETTINGS).reasons
+    assert "the pictures have changed since data.dvc was written" in find_reasons(store, NAME, SETTINGS).reasons
     dvc(kiln, "commit", "--force", "--quiet", "data.dvc")
-    (reason,) = [each for each in find_news(store, NAME, SETTINGS).reasons if each.startswith("data.dvc is")]
+    (reason,) = [each for each in find_reasons(store, NAME, SETTINGS).reasons if each.startswith("data.dvc is")]
     assert reason.endswith("version 1's was " + store.client.get_model_version(NAME, "1").tags["data_dvc"][:8])
 
 
@@ -90,7 +90,7 @@ def test_a_new_commit_upstream_is_new_data_and_parted_histories_are_said(store: 
     (brought,) = bring_in(settings)
     assert brought.startswith("origin/main is at ")
     assert (kiln / "data" / "stone.txt").read_text() == "stone\n"
-    assert any(reason.startswith("data.dvc is") for reason in find_news(store, NAME, settings).reasons)
+    assert any(reason.startswith("data.dvc is") for reason in find_reasons(store, NAME, settings).reasons)
 
     git(kiln, "commit", "--quiet", "--allow-empty", "--message", "mine")
     git(upstream, "commit", "--quiet", "--allow-empty", "--message", "theirs")
@@ -114,7 +114,7 @@ def test_an_import_that_is_updated_is_new_data(store: Store, kiln: Path, tmp_pat
     assert bring_in(RetrainSettings()) == []
     assert bring_in(settings) == ["data.dvc was imported anew"]
     assert (kiln / "data" / "stone.txt").exists()
-    assert any(reason.startswith("data.dvc is") for reason in find_news(store, NAME, settings).reasons)
+    assert any(reason.startswith("data.dvc is") for reason in find_reasons(store, NAME, settings).reasons)
 
 
 def test_what_was_tried_and_refused_is_no_news_again(store: Store, kiln: Path):
@@ -122,11 +122,11 @@ def test_what_was_tried_and_refused_is_no_news_again(store: Store, kiln: Path):
     dvc(kiln, "commit", "--force", "--quiet", "data.dvc")
     run_everything()
     register_present(store, "challenger", {"promotion.event": "refused", "promotion.why": "it copies"})
-    news = find_news(store, NAME, SETTINGS)
-    assert (news.reasons, news.quiet) == ((), "version 2 was made from the same, and was refused (it copies)")
+    found = find_reasons(store, NAME, SETTINGS)
+    assert (found.reasons, found.quiet) == ((), "version 2 was made from the same, and was refused (it copies)")
     changed_settings(rank=8)
-    assert find_news(store, NAME, SETTINGS).reasons != ()
+    assert find_reasons(store, NAME, SETTINGS).reasons != ()
 
 
 def test_a_first_version_is_always_worth_making(kiln: Path):
-    assert find_news(open_store(), NAME, SETTINGS).reasons == ("there is no version yet",)
+    assert find_reasons(open_store(), NAME, SETTINGS).reasons == ("there is no version yet",)

@@ -13,7 +13,7 @@ from tlora.flux.spec import ModelSpec
 if TYPE_CHECKING:
     from tlora.commands.flat_config import FlatConfig
     from tlora.drawing.draw import Picture
-    from tlora.drawing.setup import Means
+    from tlora.drawing.setup import DrawingSetup
     from tlora.sampling import SampleSettings
 
 STANDARD_INPUT = Path("-")
@@ -40,15 +40,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--ab_scales", type=float, nargs="+", default=[0.0, 0.5, 1.0], help="strengths to compare")
     how.add_argument("--sigma-mask", choices=["timestep", "step_index", "full"], default="timestep", help="how ranks are chosen")
     how.add_argument("--tileable", action="store_true", help="make the edges continue each other, and show it repeated 3 x 3")
-    means = parser.add_argument_group("with how much memory and time")
-    means.add_argument("--batch", type=int, default=1, help="pictures drawn at once")
-    offload = means.add_mutually_exclusive_group()
+    memory = parser.add_argument_group("with how much memory and time")
+    memory.add_argument("--batch", type=int, default=1, help="pictures drawn at once")
+    offload = memory.add_mutually_exclusive_group()
     offload.add_argument(
         "--sequential_offload", action="store_true", help="a layer at a time on the GPU: least memory, very slow"
     )
     offload.add_argument("--model_offload", action="store_true", help="transformer and VAE take turns on the GPU")
-    means.add_argument("--merge", action="store_true", help="fold the adapter into the weights while drawing: faster, rounds")
-    means.add_argument("--force_merge", action="store_true", help="as --merge, even where rounding eats a tenth of the adapter")
+    memory.add_argument("--merge", action="store_true", help="fold the adapter into the weights while drawing: faster, rounds")
+    memory.add_argument("--force_merge", action="store_true", help="as --merge, even where rounding eats a tenth of the adapter")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -61,12 +61,12 @@ def run(options: argparse.Namespace) -> None:
     config = read_config(options)
     sample = _sample(config, options)
     scales = options.ab_scales if options.ab_test else [1.0]
-    means = _means(config, options)
+    setup = _setup(config, options)
     pictures = _pictures(prompts, config.seed if options.seed is None else options.seed, options)
     from tlora.drawing.draw import contact_sheet, draw_to_folder
 
     samples = [dataclasses.replace(sample, lora_scale=scale) for scale in scales]
-    drawn = draw_to_folder(means, pictures, samples, options.outdir, options.batch, say)
+    drawn = draw_to_folder(setup, pictures, samples, options.outdir, options.batch, say)
     if options.ab_test:
         file = options.outdir / f"ab_sheet_steps{sample.num_inference_steps}_g{sample.guidance_scale}.png"
         contact_sheet(file, [f"{p.prompt} {p.seed}" for p in pictures], [f"scale {scale:.2f}" for scale in scales], drawn)
@@ -84,13 +84,13 @@ def _require_options(options: argparse.Namespace) -> None:
         raise SettingsError(f"--lora_scale: one for all adapters or one for each of {len(options.lora_path)}")
 
 
-def _means(config: "FlatConfig", options: argparse.Namespace) -> "Means":
-    from tlora.drawing.setup import Means
+def _setup(config: "FlatConfig", options: argparse.Namespace) -> "DrawingSetup":
+    from tlora.drawing.setup import DrawingSetup
 
     count = len(options.lora_path)
     given = [1.0] if options.ab_test else options.lora_scale  # a comparison puts every adapter at each of its scales
     try:
-        return Means(
+        return DrawingSetup(
             base=config.model(),
             adapters=tuple(options.lora_path),
             strengths=tuple(given * count if len(given) == 1 else given),
@@ -129,7 +129,7 @@ def _pictures(prompts: tuple[str, ...], first_seed: int, options: argparse.Names
 def _draw_again(options: argparse.Namespace) -> None:
     from tlora.drawing.draw import difference, redraw
     from tlora.drawing.picture_record import read_record
-    from tlora.drawing.setup import Means
+    from tlora.drawing.setup import DrawingSetup
 
     record = read_record(options.like)
     prepare(options)
@@ -137,7 +137,7 @@ def _draw_again(options: argparse.Namespace) -> None:
     adapters = options.lora_path or [Path(adapter.path) for adapter in record.adapters]
     if len(adapters) != len(record.adapters):
         raise SettingsError(f"{options.like} was drawn with {len(record.adapters)} adapters, --lora_path names {len(adapters)}")
-    means = Means(
+    setup = DrawingSetup(
         base=dataclasses.replace(base, dtype=record.dtype, quantisation=record.quantisation),
         adapters=tuple(adapters),
         strengths=tuple(adapter.strength for adapter in record.adapters),
@@ -145,7 +145,7 @@ def _draw_again(options: argparse.Namespace) -> None:
         merge="forced" if record.merged else "no",
     )
     file = (options.outdir or options.like.parent) / f"{options.like.stem}_again.png"
-    redraw(record, means, file, say)
+    redraw(record, setup, file, say)
     say(f"{file}: {difference(file, options.like)}")
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tlora.drawing.picture_record import AdapterRecord, PictureRecord, save_picture
-from tlora.drawing.setup import Means, furthest_apart, merged_where_wanted, open_painter
+from tlora.drawing.setup import DrawingSetup, furthest_apart, merged_where_wanted, open_painter
 from tlora.errors import SettingsError
 from tlora.evaluation.grid import labelled_grid
 from tlora.evaluation.texture import seam_ratio
@@ -36,12 +36,12 @@ class Picture:
 
 
 def draw_to_folder(
-    means: Means, pictures: Sequence[Picture], samples: Sequence[SampleSettings], outdir: Path, batch: int, say: Say
+    setup: DrawingSetup, pictures: Sequence[Picture], samples: Sequence[SampleSettings], outdir: Path, batch: int, say: Say
 ) -> list[list[Path]]:
     """Draw every picture with every sample's settings; return their files, a row for each picture.
 
     Args:
-        means: What is drawn with.
+        setup: What is drawn with.
         pictures: What is drawn.
         samples: How; several for comparisons at the same seeds.
         outdir: Where the files go.
@@ -51,64 +51,64 @@ def draw_to_folder(
     Raises:
         TloraError: If anything given is wrong, before a weight is loaded where it can be known.
     """
-    files = [find_weights(path) for path in means.adapters]
-    require_base(means.base)
+    files = [find_weights(path) for path in setup.adapters]
+    require_base(setup.base)
     require_writable(outdir)
-    records = [AdapterRecord(str(f), adapter_digest(f), s) for f, s in zip(files, means.strengths, strict=True)]
-    described = _Described(means, tuple(records), base_digest(means.base))
+    records = [AdapterRecord(str(f), adapter_digest(f), s) for f, s in zip(files, setup.strengths, strict=True)]
+    described = _Described(setup, tuple(records), base_digest(setup.base))
     for file in files:
         _say_adapter(file, described, say)
-    read = embed_captions(means.base, [picture.prompt for picture in pictures], means.max_sequence_length)
+    read = embed_captions(setup.base, [picture.prompt for picture in pictures], setup.max_sequence_length)
     drawn: list[list[Path]] = [[] for _ in pictures]
     steps = sum(sample.num_inference_steps for sample in samples) * -(-len(pictures) // batch)
-    steps += 0 if means.merge == "no" else 2 * samples[-1].num_inference_steps
-    with open_painter(means, say) as painter, Progress("infer", steps) as progress:
+    steps += 0 if setup.merge == "no" else 2 * samples[-1].num_inference_steps
+    with open_painter(setup, say) as painter, Progress("infer", steps) as progress:
 
         def draw(group: Sequence[Picture], sample: SampleSettings) -> list[Image.Image]:
             embeddings, seeds = read([picture.prompt for picture in group]), [picture.seed for picture in group]
             return draw_pictures(painter, embeddings, seeds, sample, lambda step: progress.advance())
 
-        with merged_where_wanted(means, painter, lambda: draw(pictures[:1], samples[-1]), say):
+        with merged_where_wanted(setup, painter, lambda: draw(pictures[:1], samples[-1]), say):
             for first in range(0, len(pictures), batch):
                 group = pictures[first : first + batch]
                 for sample in samples:
                     for place, image in enumerate(draw(group, sample)):
-                        file = outdir / (group[place].name + _settings_name(sample, means.strengths) + ".png")
+                        file = outdir / (group[place].name + _settings_name(sample, setup.strengths) + ".png")
                         save_picture(file, image, described.record(group, place, sample))
                         drawn[first + place].append(file)
                         say(f"{file}{_tile_preview(file, image) if sample.tileable else ''}")
     return drawn
 
 
-def redraw(record: PictureRecord, means: Means, file: Path, say: Say) -> None:
+def redraw(record: PictureRecord, setup: DrawingSetup, file: Path, say: Say) -> None:
     """Draw a picture again from what it says of itself.
 
     Raises:
         SettingsError: If the base or an adapter is not the one that it was drawn with.
     """
-    require_base(means.base)
+    require_base(setup.base)
     require_writable(file.parent)
-    if base_digest(means.base) != record.base_digest:
-        raise SettingsError(f"{means.base.path}: not the base model that the picture was drawn with, or another revision of it")
-    for path, adapter in zip(means.adapters, record.adapters, strict=True):
+    if base_digest(setup.base) != record.base_digest:
+        raise SettingsError(f"{setup.base.path}: not the base model that the picture was drawn with, or another revision of it")
+    for path, adapter in zip(setup.adapters, record.adapters, strict=True):
         if adapter_digest(find_weights(path)) != adapter.digest:
             raise SettingsError(f"{path}: not the adapter that the picture was drawn with (digest {adapter.digest[:12]})")
     torch.set_num_threads(record.threads)
-    here = (choose_device(means.base).type, torch.__version__)
+    here = (choose_device(setup.base).type, torch.__version__)
     if here != (record.device, record.torch):
         say(f"warning: drawn on {record.device} by torch {record.torch}, here {here[0]} and {here[1]}: pixels may differ")
     pictures = [Picture(p, s, "") for p, s in zip(record.prompts, record.seeds, strict=True)]
-    read = embed_captions(means.base, record.prompts, means.max_sequence_length)
+    read = embed_captions(setup.base, record.prompts, setup.max_sequence_length)
     steps = record.sample.num_inference_steps
-    with open_painter(means, say) as painter, Progress("infer", steps if means.merge == "no" else 3 * steps) as progress:
+    with open_painter(setup, say) as painter, Progress("infer", steps if setup.merge == "no" else 3 * steps) as progress:
 
         def draw() -> list[Image.Image]:
             embeddings = read(record.prompts)
             return draw_pictures(painter, embeddings, record.seeds, record.sample, lambda step: progress.advance())
 
-        with merged_where_wanted(means, painter, draw, say):
+        with merged_where_wanted(setup, painter, draw, say):
             images = draw()
-    described = _Described(means, record.adapters, record.base_digest)
+    described = _Described(setup, record.adapters, record.base_digest)
     save_picture(file, images[record.place], described.record(pictures, record.place, record.sample))
 
 
@@ -130,7 +130,7 @@ def difference(one: Path, other: Path) -> str:
 class _Described:
     """What all pictures of a run have in common."""
 
-    means: Means
+    setup: DrawingSetup
     adapters: tuple[AdapterRecord, ...]
     base_digest: str
 
@@ -138,20 +138,20 @@ class _Described:
         return PictureRecord(
             prompt=group[place].prompt,
             seed=group[place].seed,
-            base=self.means.base.path,
+            base=self.setup.base.path,
             base_digest=self.base_digest,
-            dtype=self.means.base.dtype,
+            dtype=self.setup.base.dtype,
             adapters=self.adapters,
             sample=sample,
-            max_sequence_length=self.means.max_sequence_length,
+            max_sequence_length=self.setup.max_sequence_length,
             prompts=tuple(picture.prompt for picture in group),
             seeds=tuple(picture.seed for picture in group),
             place=place,
-            merged=self.means.merge != "no",
-            device=choose_device(self.means.base).type,
+            merged=self.setup.merge != "no",
+            device=choose_device(self.setup.base).type,
             threads=torch.get_num_threads(),
             torch=torch.__version__,
-            quantisation=self.means.base.quantisation,
+            quantisation=self.setup.base.quantisation,
         )
 
 
@@ -160,7 +160,7 @@ def _say_adapter(file: Path, described: _Described, say: Say) -> None:
     held = "" if metadata.base_quantisation == "none" else f" held as {metadata.base_quantisation}"
     say(f"{file}: step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}{held}")
     if metadata.base_revision and metadata.base_revision != described.base_digest:
-        say(f"warning: {file} was trained on another base than {described.means.base.path}, or another revision of it")
+        say(f"warning: {file} was trained on another base than {described.setup.base.path}, or another revision of it")
 
 
 def _settings_name(sample: SampleSettings, strengths: Sequence[float]) -> str:

@@ -17,7 +17,7 @@ LAYERS = ["TLoRALinear", "OrthoTLoRALinear"]  # they use their weights without c
 Say = Callable[[str], None]
 
 
-class Waits:
+class WaitNotifier:
     """Tells a person what is being waited for, as long as it lasts, from a thread of its own.
 
     Args:
@@ -31,7 +31,7 @@ class Waits:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Waits":
+    def __enter__(self) -> "WaitNotifier":
         self._thread.start()
         return self
 
@@ -64,13 +64,13 @@ class Waits:
                 self._say(f"waiting for {what}, {waited:.0f} s so far")
 
 
-def offload_layer_by_layer(transformer: nn.Module, device: torch.device, waits: Waits) -> None:
+def offload_layer_by_layer(transformer: nn.Module, device: torch.device, notifier: WaitNotifier) -> None:
     """Keep weights in memory and copy each layer's to the device when it computes, at every step.
 
     Args:
         transformer: On the CPU, with its adapters.
         device: Where it computes.
-        waits: Told of each block.
+        notifier: Told of each block.
     """
     stop_sharing(transformer)
     cpu_offload(transformer, device, preload_module_classes=LAYERS)
@@ -78,8 +78,8 @@ def offload_layer_by_layer(transformer: nn.Module, device: torch.device, waits: 
         for number, block in enumerate(transformer.get_submodule(name).children()):
             megabytes = sum(p.numel() * p.element_size() for p in block.parameters()) / 1e6
             what = f"the weights of {name}.{number} ({megabytes:.0f} MB) on their way to {device}"
-            block.register_forward_pre_hook(_Beginning(waits, what))
-            block.register_forward_hook(_Ending(waits))
+            block.register_forward_pre_hook(_Beginning(notifier, what))
+            block.register_forward_hook(_Ending(notifier))
 
 
 class OneAtATime:
@@ -88,12 +88,12 @@ class OneAtATime:
     Args:
         models: What takes turns, by name.
         device: Where it computes.
-        waits: Told of each move.
+        notifier: Told of each move.
         say: Where a line for each move goes.
     """
 
-    def __init__(self, models: dict[str, nn.Module], device: torch.device, waits: Waits, say: Say) -> None:
-        self._models, self._device, self._waits, self._say = models, device, waits, say
+    def __init__(self, models: dict[str, nn.Module], device: torch.device, notifier: WaitNotifier, say: Say) -> None:
+        self._models, self._device, self._notifier, self._say = models, device, notifier, say
 
     def __call__(self, wanted: nn.Module) -> None:
         """Make room, then move."""
@@ -103,21 +103,21 @@ class OneAtATime:
         name = next(name for name, model in self._models.items() if model is wanted)
         gigabytes = sum(p.numel() * p.element_size() for p in wanted.parameters()) / 1e9
         self._say(f"model offload: waiting for the {name} ({gigabytes:.1f} GB) to reach {self._device}")
-        with self._waits.on(f"the {name} on its way to {self._device}"):
+        with self._notifier.on(f"the {name} on its way to {self._device}"):
             wanted.to(self._device)
 
 
 class _Beginning:
-    def __init__(self, waits: Waits, what: str) -> None:
-        self._waits, self._what = waits, what
+    def __init__(self, notifier: WaitNotifier, what: str) -> None:
+        self._notifier, self._what = notifier, what
 
     def __call__(self, _module: nn.Module, _args: Any) -> None:
-        self._waits.begin(self._what)
+        self._notifier.begin(self._what)
 
 
 class _Ending:
-    def __init__(self, waits: Waits) -> None:
-        self._waits = waits
+    def __init__(self, notifier: WaitNotifier) -> None:
+        self._notifier = notifier
 
     def __call__(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        self._waits.end()
+        self._notifier.end()

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tlora.checkpoint import attach_adapter
-from tlora.drawing.offload import OneAtATime, Waits, offload_layer_by_layer
+from tlora.drawing.offload import OneAtATime, WaitNotifier, offload_layer_by_layer
 from tlora.flux.model import choose_device, load_scheduler, load_transformer, load_vae
 from tlora.flux.spec import ModelSpec
 from tlora.merge import merged_weights
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Means:
+class DrawingSetup:
     """What is drawn with.
 
     Args:
@@ -50,24 +50,24 @@ class Means:
 
 
 @contextmanager
-def open_painter(means: Means, say: Say) -> Iterator[Painter]:
+def open_painter(setup: DrawingSetup, say: Say) -> Iterator[Painter]:
     """Lend what draws, with the adapters attached, and say what is waited for meanwhile."""
-    with Waits(say) as waits:
-        yield _load_painter(means, waits, say)
+    with WaitNotifier(say) as notifier:
+        yield _load_painter(setup, notifier, say)
 
 
 @contextmanager
-def merged_where_wanted(means: Means, painter: Painter, draw: Callable[[], list[Image.Image]], say: Say) -> Iterator[None]:
+def merged_where_wanted(setup: DrawingSetup, painter: Painter, draw: Callable[[], list[Image.Image]], say: Say) -> Iterator[None]:
     """Fold the adapter into the weights for the length of the context, and say what that changes about what `draw` draws.
 
     Raises:
         MergeError: If rounding would eat too much of the adapter, and it was not forced.
     """
-    if means.merge == "no":
+    if setup.merge == "no":
         yield
         return
     reference = draw()
-    with merged_weights(painter.transformer, force=means.merge == "forced") as loss:
+    with merged_weights(painter.transformer, force=setup.merge == "forced") as loss:
         furthest = max(furthest_apart(one, other) for one, other in zip(reference, draw(), strict=True))
         say(f"adapter merged into the weights: {loss}; the first picture differs by {furthest} of 255 at most from unmerged")
         yield
@@ -78,21 +78,21 @@ def furthest_apart(one: Image.Image, other: Image.Image) -> int:
     return int(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max())
 
 
-def _load_painter(means: Means, waits: Waits, say: Say) -> Painter:
-    device = choose_device(means.base)
-    held = means.base if means.offload == "none" else dataclasses.replace(means.base, device="cpu")
-    with waits.on(f"the transformer of {means.base.path} to be read from disk"):
+def _load_painter(setup: DrawingSetup, notifier: WaitNotifier, say: Say) -> Painter:
+    device = choose_device(setup.base)
+    held = setup.base if setup.offload == "none" else dataclasses.replace(setup.base, device="cpu")
+    with notifier.on(f"the transformer of {setup.base.path} to be read from disk"):
         transformer = load_transformer(held).eval()
-    for slot, path in enumerate(means.adapters):
+    for slot, path in enumerate(setup.adapters):
         attach_adapter(transformer, path, slot)
     transformer.eval()
-    vae = load_vae(held if means.offload == "model" else means.base)
+    vae = load_vae(held if setup.offload == "model" else setup.base)
     make_room = None
-    if means.offload == "model":
-        make_room = OneAtATime({"transformer": transformer, "VAE": vae}, device, waits, say)
-    elif means.offload == "sequential":
+    if setup.offload == "model":
+        make_room = OneAtATime({"transformer": transformer, "VAE": vae}, device, notifier, say)
+    elif setup.offload == "sequential":
         say(
             f"sequential offload: every layer waits for its weights to be copied to {device}, at every step; expect it to be slow"
         )
-        offload_layer_by_layer(transformer, device, waits)
-    return Painter(transformer, vae, load_scheduler(means.base), device, means.strengths, make_room)
+        offload_layer_by_layer(transformer, device, notifier)
+    return Painter(transformer, vae, load_scheduler(setup.base), device, setup.strengths, make_room)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tasks.evaluate.checkpoints import find_checkpoints
-from tasks.evaluate.scoring import Known, Material, score_embeddings, score_textures
+from tasks.evaluate.scoring import ReferenceEmbeddings, ReferenceTexture, score_embeddings, score_textures
 from tasks.evaluate.summary import BASE, NOT_MEASURED, Losses, Measured, summarise
 from tests.tiny_flux import tiny_transformer
 from tlora.checkpoint import save_tlora_weights
@@ -60,7 +60,9 @@ def test_a_pickle_named_safetensors_is_passed_over_by_name(adapters: Path, capsy
 
 def test_pictures_are_scored_prompt_by_prompt() -> None:
     x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    scores = score_embeddings(torch.stack([x, x, y, x]), Known(train=x[None], held_out=y[None]), torch.stack([x, y]))
+    scores = score_embeddings(
+        torch.stack([x, x, y, x]), ReferenceEmbeddings(train=x[None], held_out=y[None]), torch.stack([x, y])
+    )
     assert scores["similarity_train"].tolist() == [[1, 1], [0, 1]]
     assert scores["similarity_held_out"].tolist() == [[0, 0], [1, 0]]
     assert scores["prompt_similarity"].tolist() == [[1, 1], [1, 0]]
@@ -70,7 +72,7 @@ def test_pictures_are_scored_prompt_by_prompt() -> None:
 
 
 def test_no_prompt_of_the_bare_material_is_no_texture() -> None:
-    assert score_textures([], Material(np.ones((1, 1)), Lattice(0.5, 0.0), 1.0)) == {}
+    assert score_textures([], ReferenceTexture(np.ones((1, 1)), Lattice(0.5, 0.0), 1.0)) == {}
 
 
 def measured(step: int, similarity: float, prompt: float, diversity: float, loss: float = 1.0) -> Measured:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.register.champion_page import Contender, render_comparison
+from tasks.register.champion_page import ComparedVersion, render_comparison
 from tasks.register.data_changes import DataChanges
 from tasks.register.data_changes_words import SinceChampion
 from tasks.results.album import CHECKPOINTS, read_album, write_album
@@ -18,22 +18,24 @@ from tests.tasks.finished_run import NAME, FinishedRun
 SINCE = SinceChampion("3", DataChanges(added=("<b>.png",)))
 
 
-def contender(folder: Path, title: str, mean: float, prompts: tuple[str, ...] = ("a wall", "a ball")) -> Contender:
+def compared_version(folder: Path, title: str, mean: float, prompts: tuple[str, ...] = ("a wall", "a ball")) -> ComparedVersion:
     rows = drawn(int(10 * mean), Shape(prompts=len(prompts), seeds=2))
     write_album(folder, {CHECKPOINTS: {"base": drawn(0, Shape(prompts=len(prompts), seeds=2)), "best": rows}}, prompts, [7, 8])
     scores = {"step": 50, "similarity_gain": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}, "diversity_ratio": 0.9}
     params = {"train.rank": "16", "train.learning_rate": str(mean / 100), "train.trigger": "<i>"}
-    return Contender(title, "best", scores, params, {"evaluation_digest": "e1", "code_digest": f"c{mean}"}, read_album(folder))
+    return ComparedVersion(
+        title, "best", scores, params, {"evaluation_digest": "e1", "code_digest": f"c{mean}"}, read_album(folder)
+    )
 
 
 @pytest.fixture
-def new(tmp_path: Path) -> Contender:
-    return contender(tmp_path / "new", "version 4", 0.3)
+def new(tmp_path: Path) -> ComparedVersion:
+    return compared_version(tmp_path / "new", "version 4", 0.3)
 
 
 @pytest.fixture
-def champion(tmp_path: Path) -> Contender:
-    return contender(tmp_path / "champion", "champion (version 3)", 0.2, ("a ball", "a cube"))
+def champion(tmp_path: Path) -> ComparedVersion:
+    return compared_version(tmp_path / "champion", "champion (version 3)", 0.2, ("a ball", "a cube"))
 
 
 def rows_of(page: str) -> list[list[str]]:
@@ -42,7 +44,7 @@ def rows_of(page: str) -> list[list[str]]:
     return [[re.sub("<[^>]*>", " ", cell).strip() for cell in re.split("</t[hd]>", line)[:-1]] for line in lines]
 
 
-def test_scores_parameters_and_origins_stand_side_by_side(new: Contender, champion: Contender) -> None:
+def test_scores_parameters_and_origins_stand_side_by_side(new: ComparedVersion, champion: ComparedVersion) -> None:
     rows = rows_of(render_comparison("brick", new, champion, SINCE))
     assert ["Concept gained over the base", "0.200 0.100 to 0.300", "0.300 0.200 to 0.400", "+0.100"] in rows
     assert ["Diversity against the base", "0.900", "0.900", "0.000"] in rows
@@ -51,7 +53,7 @@ def test_scores_parameters_and_origins_stand_side_by_side(new: Contender, champi
     assert not any(row[0] == "train.rank" for row in rows)
 
 
-def test_only_prompts_that_both_drew_are_shown(new: Contender, champion: Contender) -> None:
+def test_only_prompts_that_both_drew_are_shown(new: ComparedVersion, champion: ComparedVersion) -> None:
     page = render_comparison("brick", new, champion, SINCE)
     assert re.findall("<h3>(.*?)</h3>", page) == ["a ball", "Added"]
     assert re.findall('<img alt="(.+?)" src', page) == [
@@ -59,13 +61,13 @@ def test_only_prompts_that_both_drew_are_shown(new: Contender, champion: Contend
     ]
 
 
-def test_numbers_of_unlike_evaluations_are_not_subtracted(new: Contender, champion: Contender) -> None:
+def test_numbers_of_unlike_evaluations_are_not_subtracted(new: ComparedVersion, champion: ComparedVersion) -> None:
     page = render_comparison("brick", new, replace(champion, tags={"evaluation_digest": "e0"}), SINCE)
     assert "<strong>Not measured alike</strong>" in page
     assert ["Concept gained over the base", "0.200 0.100 to 0.300", "0.300 0.200 to 0.400", "–"] in rows_of(page)
 
 
-def test_names_of_others_are_shown_as_text_and_missing_pictures_are_said(new: Contender, champion: Contender) -> None:
+def test_names_of_others_are_shown_as_text_and_missing_pictures_are_said(new: ComparedVersion, champion: ComparedVersion) -> None:
     page = render_comparison("brick", new, replace(champion, album=None), SINCE)
     assert "<code>&lt;b&gt;.png</code>" in page
     assert "The champion's run keeps no pictures" in page

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.tlora.commands.workplace import adapter_file, write_config
 from tlora.cli import main
 from tlora.drawing.draw import tiled
-from tlora.drawing.offload import Waits
+from tlora.drawing.offload import WaitNotifier
 from tlora.drawing.picture_record import read_record
 from tlora.metadata.config import TLoRAConfig
 
@@ -134,8 +134,8 @@ def test_offloading_says_what_it_waits_for_and_draws_the_same(
 
 def test_a_wait_is_mentioned_as_long_as_it_lasts() -> None:
     said: list[str] = []
-    with Waits(said.append, patience=0.05) as waits:
-        with waits.on("the weights of block 3"):
+    with WaitNotifier(said.append, patience=0.05) as notifier:
+        with notifier.on("the weights of block 3"):
             time.sleep(0.3)
         count = len(said)
         time.sleep(0.2)

@@ -13,7 +13,7 @@ from tests.tiny_flux import LATENT_CHANNELS, predict, tiny_inputs, tiny_transfor
 from tests.tlora.adapted import EVERY_SUFFIX, MASKS, ORTHO
 from tests.tlora.training.test_loop import SETTINGS, read_prompts, run, views, weights, with_loop
 from tlora.checkpoint import adapter_tensors, load_tlora_weights, save_tlora_weights
-from tlora.drawing.setup import Means
+from tlora.drawing.setup import DrawingSetup
 from tlora.errors import MergeError, ModelError
 from tlora.flux.files import require_base
 from tlora.flux.model import Conditioning, load_transformer, predict_velocity
@@ -192,7 +192,7 @@ def test_merging_into_a_quantised_base_is_refused_and_so_is_offloading_it_layer_
     spec = ModelSpec("base", quantisation=kind)
     for how in ({"merge": "yes"}, {"offload": "sequential"}):
         with pytest.raises(ValueError, match="take a base that is not quantised: quantisation: none"):
-            Means(spec, (Path("a"),), (1.0,), 77, **how)
+            DrawingSetup(spec, (Path("a"),), (1.0,), 77, **how)
 
 
 def test_a_missing_library_is_one_line_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.evaluate.grids_and_curves import write_curves
+from tasks.evaluate.outputs import write_curves
 from tests.tasks.finished_evaluation import numbers
 
 ROOT = Path(__file__).parents[3]

@@ -1,4 +1,4 @@
-"""One set of pictures from the easel to its numbers: the base's, a checkpoint's, a checkpoint's at another strength."""
+"""One set of pictures, drawn and turned into numbers: the base's, a checkpoint's, a checkpoint's at another strength."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.evaluate.drawing import Easel, Rows
-from tasks.evaluate.scoring import Judges, References, score_rows
+from tasks.evaluate.drawing import PictureDrawer, Rows
+from tasks.evaluate.scoring import Encoders, References, score_rows
 from tasks.evaluate.stopwatch import Stopwatch
 from tasks.evaluate.summary import Losses, Measured, compare
 from tlora.errors import CheckpointError
@@ -21,7 +21,7 @@ from tlora.sampling import SampleSettings
 
 
 @dataclass(frozen=True)
-class Lessons:
+class CaptionedLatents:
     """Cached pictures with the embeddings of their captions."""
 
     views: Sequence[LatentItem]
@@ -29,12 +29,12 @@ class Lessons:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What measures whatever is mounted on the easel.
+class Measurer:
+    """What measures the bare base or the loaded adapter.
 
     Args:
-        easel: Draws.
-        judges: Look at what it drew.
+        drawer: Draws.
+        encoders: Turn pictures into embeddings.
         references: What they compare with.
         trained: Pictures that were trained on.
         unseen: Pictures that were held out.
@@ -43,11 +43,11 @@ class Bench:
         watch: Where the time is counted.
     """
 
-    easel: Easel
-    judges: Judges
+    drawer: PictureDrawer
+    encoders: Encoders
     references: References
-    trained: Lessons
-    unseen: Lessons
+    trained: CaptionedLatents
+    unseen: CaptionedLatents
     losses: LossSettings
     full_frame: int
     watch: Stopwatch
@@ -55,20 +55,20 @@ class Bench:
     def measure_checkpoint(
         self, folder: Path, seeds: Sequence[int], sample: SampleSettings, progress: Progress
     ) -> tuple[Rows, Measured]:
-        """Mount a checkpoint and measure it.
+        """Load a checkpoint and measure it.
 
         Raises:
             CheckpointError: If it cannot be trusted, does not fit, or has diverged.
             InjectionError: If its targets do not fit.
         """
-        self.easel.mount(folder)
-        rows, measured = self.measure(self.easel.step, seeds, sample, progress)
+        self.drawer.load_adapter(folder)
+        rows, measured = self.measure(self.drawer.step, seeds, sample, progress)
         if not np.isfinite(measured.losses.train).all() or not np.isfinite(measured.losses.held_out).all():
             raise CheckpointError(f"{folder}: its loss is not a finite number: lower learning_rate and train again")
         return rows, measured
 
     def measure(self, step: int, seeds: Sequence[int], sample: SampleSettings, progress: Progress) -> tuple[Rows, Measured]:
-        """Draw what is mounted, and return the pictures and everything that can be said of them."""
+        """Draw with what is loaded, and return the pictures and everything that can be said of them."""
         with self.watch("losses"):
             losses = Losses(self._losses(self.trained), self._losses(self.unseen))
         rows = self._draw(seeds, sample, progress)
@@ -77,7 +77,7 @@ class Bench:
     def measure_scales(
         self, base: Measured, scales: Sequence[float], seed: int, sample: SampleSettings, progress: Progress
     ) -> tuple[dict[str, Rows], list[dict[str, Any]]]:
-        """Draw what is mounted at several strengths and one seed; return the pictures and the differences to the base there.
+        """Draw with what is loaded at several strengths and one seed; return the pictures and the differences to the base there.
 
         Args:
             base: Measured at the same seed first.
@@ -96,11 +96,11 @@ class Bench:
 
     def _draw(self, seeds: Sequence[int], sample: SampleSettings, progress: Progress) -> Rows:
         with self.watch("drawing"):
-            return self.easel.draw(seeds, sample, progress)
+            return self.drawer.draw(seeds, sample, progress)
 
     def _score(self, rows: Rows) -> Mapping[str, Cells]:
         with self.watch("looking"):
-            return score_rows(rows, self.judges, self.references, self.full_frame)
+            return score_rows(rows, self.encoders, self.references, self.full_frame)
 
-    def _losses(self, lessons: Lessons) -> Cells:
-        return picture_losses(self.easel.painter.transformer, lessons.views, lessons.captions.read, self.losses)
+    def _losses(self, pictures: CaptionedLatents) -> Cells:
+        return picture_losses(self.drawer.painter.transformer, pictures.views, pictures.captions.read, self.losses)
