@@ -5,15 +5,16 @@ The file is edited line by line, so that comments stay and a branch that is merg
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
-from tasks.running.cli import read_params
+from tasks.running.cli import SETTINGS, read_params
 from tlora.errors import SettingsError
 from tlora.runtime.atomic_file import write_text
-from tlora.runtime.settings import nearest
+from tlora.runtime.settings import nearest, parse_settings
 
 
 def parse_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
@@ -42,6 +43,41 @@ def parse_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> dict
             raise SettingsError(f"override {override!r}: unknown key {key!r}{nearest(key, sorted(params[section]))}")
         parsed[section, key] = _parse_value(override, text)
     return parsed
+
+
+def check_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> None:
+    """Refuse what a stage would refuse, before anything is made or run.
+
+    Args:
+        overrides: Each `section.key=value`.
+        params: What they override.
+
+    Raises:
+        SettingsError: As `parse_overrides` does, or if a section does not hold with them.
+    """
+    changed = {section: dict(values) for section, values in params.items() if isinstance(values, Mapping)}
+    for (section, key), value in parse_overrides(overrides, params).items():
+        changed[section][key] = value
+    for section, kind in _section_types().items():
+        if any(override.strip().startswith(f"{section}.") for override in overrides):
+            parse_settings(kind, changed[section], f"overrides: {section}")
+
+
+def _section_types() -> dict[str, type]:
+    """Return what the stages and flows read sections as. They are imported here: only runs with overrides wait for that."""
+    from flows.reasons import RetrainSettings
+    from tasks.cache_latents import cache_latents
+    from tasks.cache_prompts import cache_prompts
+    from tasks.evaluate.stage import evaluate
+    from tasks.registry.verdict import PromoteSettings
+    from tasks.train.stage import train
+    from tasks.validate.stage import validate
+
+    found: dict[str, type] = {"promote": PromoteSettings, "retrain": RetrainSettings}
+    for stage in (validate, cache_prompts, cache_latents, train, evaluate):
+        kinds = {name: kind for name, kind in get_type_hints(stage).items() if isinstance(kind, type) and is_dataclass(kind)}
+        found |= {stage.__name__ if name == SETTINGS else name: kind for name, kind in kinds.items()}
+    return found
 
 
 def apply_overrides(file: Path, overrides: Sequence[str]) -> None:

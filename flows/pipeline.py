@@ -28,7 +28,7 @@ from flows.progress import ProgressArtifact
 from flows.run_page import data_report, run_report
 from flows.secrets import stage_secrets
 from flows.stages import Outcome, StageRun
-from flows.worktree import own_tree
+from flows.worktree import own_tree, remove_branch
 from tasks.dvc_command import run_dvc
 from tlora.errors import TloraError
 
@@ -73,6 +73,8 @@ def pipeline(overrides: list[str] | None = None, stage_timeout_seconds: float | 
     try:
         with own_tree(run_id(), overrides) if overrides else nullcontext("") as branch:
             runs = _run_stages(stage_timeout_seconds)
+        if branch and runs[-1].reason:
+            remove_branch(branch)
     except (TloraError, OSError) as error:
         return Failed(message=str(error))
     return _verdict(runs, branch)
@@ -111,9 +113,9 @@ def _as_run(stage: str, state: State[Any], seconds: float) -> StageRun:
 
 
 def _verdict(runs: Sequence[StageRun], branch: str) -> State[None]:
-    where = f", on branch {branch}" if branch else ""
     if runs and runs[-1].reason:
-        return Failed(message=f"{runs[-1].stage}: {runs[-1].reason}{where}")
+        return Failed(message=f"{runs[-1].stage}: {runs[-1].reason}")
+    where = f", on branch {branch}" if branch else ""
     fresh = [run.stage for run in runs if run.outcome == "Completed" and not run.stage.endswith(".dvc")]
     return Completed(message=(f"ran {', '.join(fresh)}" if fresh else "everything was up to date") + where)
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.stages import order_graph, read_graph
-from tasks.dvc_command import run_dvc
+from flows.worktree import git
+from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
 from tasks.running.cli import read_params
 from tasks.running.state_folder import remembered_seconds
 from tlora.errors import TloraError
 from tlora.runtime.settings import read_mapping
 
-PARAMS, LOCK, TRAIN_LOG = Path("params.yaml"), Path("dvc.lock"), Path("reports/train/log.jsonl")
+PARAMS, LOCK, GRAPH, TRAIN_LOG = Path("params.yaml"), Path("dvc.lock"), Path("dvc.yaml"), Path("reports/train/log.jsonl")
 MOST_REASONS, MOST_OF_VALUE = 3, 24  # in a row of the table; characters
 
 What = Literal["runs", "may run", "up to date"]
@@ -55,7 +56,7 @@ def make_plan() -> list[Planned]:
 
 def read_status() -> dict[str, list[Any]]:
     """Return what DVC finds changed since the last run, by stage, as `dvc status --json` has it, settings with their values."""
-    found: dict[str, list[Any]] = json.loads(run_dvc("--wait-for-lock", "status", "--json") or "{}")
+    found = _changed()
     locked = read_mapping(LOCK, "a mapping", "").get("stages", {}) if LOCK.exists() else {}
     for stage, entries in found.items():
         for deps in (entry["changed deps"] for entry in entries if isinstance(entry, Mapping) and "changed deps" in entry):
@@ -63,6 +64,23 @@ def read_status() -> dict[str, list[Any]]:
                 if isinstance(how, Mapping):
                     before = locked.get(stage, {}).get("params", {}).get(file, {})
                     deps[file] = with_values(how, before, read_mapping(Path(file), "a mapping", ""))
+    return found
+
+
+def _changed() -> dict[str, list[Any]]:
+    """Return what DVC finds changed. What others own is compared with what it was, and not with where it is from.
+
+    `dvc status` asks the source of an import: what is new there is no work for `dvc repro`, and it may be away.
+    """
+    tracked = [Path(name) for name in git("ls-files", "--cached", "--others", "--exclude-standard", "*.dvc").splitlines()]
+    imports = [file for file in tracked if is_import(file)]
+    others = [str(file) for file in tracked if file.exists() and file not in imports]
+    targets = [*others, *read_mapping(GRAPH, "a mapping", "").get("stages", {})] if imports else []
+    found: dict[str, list[Any]] = json.loads(run_dvc("--wait-for-lock", "status", "--json", *targets) or "{}")
+    for file in imports:
+        folder = (file.parent / read_dvc_file(file)[0]).as_posix()
+        if local_changes(folder):
+            found[str(file)] = [{"changed outs": {folder: "modified" if Path(folder).exists() else "deleted"}}]
     return found
 
 

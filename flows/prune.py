@@ -1,8 +1,8 @@
 """`make prune`: what has grown old and nothing points at: shown first, removed when told to.
 
-Old are training states with their checkpoints, reusable cache items, and worktrees that a killed run left behind. Unreferenced
-are objects in DVC's cache that no commit, no branch and no worktree names. What an alias in the registry points at stays: its
-training state, and DVC's cache as a whole for as long as no commit names the data that it was trained on.
+Old are training states with their checkpoints, reusable cache items, and what a killed run left behind: its worktree, and the
+branch of a run that registered nothing. Unreferenced are objects in DVC's cache that nothing names (flows/cache.py). What an
+alias in the registry points at stays: its training state, and its data.
 """
 
 import argparse
@@ -10,20 +10,19 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.cache import collect_unnamed
 from flows.reasons import read_settings
-from flows.worktree import git
-from tasks.dvc_command import run_dvc
-from tasks.registry.versions import PinnedVersion, pinned_versions
+from flows.worktree import BRANCHES, OVERRIDE, RUN, files_added, git
+from tasks.registry.versions import PinnedVersion, pinned_versions, revisions
 from tasks.running.state_folder import state_folder
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import SettingsError, TloraError
 from tlora.metadata.digests import digest_of
 
-DATA = Path("data.dvc")
 FINGERPRINT = "fingerprint.json"
 
 
@@ -36,11 +35,12 @@ class Old:
     size: int
 
 
-def find_old(pinned: Sequence[PinnedVersion], days: float) -> list[Old]:
-    """Return what in `.state` is older than so many days and nothing points at.
+def find_old(pinned: Sequence[PinnedVersion], made_at: Set[str], days: float) -> list[Old]:
+    """Return what is older than so many days and nothing points at.
 
     Args:
         pinned: The versions that aliases point at.
+        made_at: Branches and commits that any version was made at.
         days: What was touched since then stays.
     """
     before = time.time() - 86400 * days
@@ -52,12 +52,21 @@ def find_old(pinned: Sequence[PinnedVersion], days: float) -> list[Old]:
     items = (path for path in state_folder("cache").rglob("*") if path.is_file() and path.stat().st_mtime < before)
     old += [Old("cached item", path, path.stat().st_size) for path in sorted(items)]
     left = (path for path in state_folder("worktrees").iterdir() if _touched(path) < before)
-    return old + [Old("worktree of a run", path, _size(path)) for path in sorted(left)]
+    old += [Old("worktree of a run", path, _size(path)) for path in sorted(left)]
+    return old + [Old("branch of a run", Path(branch), 0) for branch in _old_branches(made_at, before)]
 
 
 def remove(old: Old) -> None:
-    """Remove it."""
-    if old.what == "worktree of a run":
+    """Remove it; a worktree in which somebody has left files of their own stays.
+
+    Raises:
+        SettingsError: Where it stays, and why.
+    """
+    if old.what == "branch of a run":
+        git("branch", "--quiet", "-D", str(old.path))
+    elif old.what == "worktree of a run":
+        if added := files_added(old.path):
+            raise SettingsError(f"{old.path}: holds files that no commit does ({', '.join(added[:3])}): it is left as it is")
         shutil.rmtree(old.path)
         git("worktree", "prune")
     elif old.path.is_dir():
@@ -66,28 +75,16 @@ def remove(old: Old) -> None:
         old.path.unlink(missing_ok=True)
 
 
-def collect_unreferenced(pinned: Sequence[PinnedVersion], *, dry: bool) -> str:
-    """Let DVC remove from its cache what no commit, branch or worktree names, and return what it says.
-
-    Raises:
-        SettingsError: If an alias points at a version whose data no commit names.
-    """
-    for version in pinned:
-        if version.data_dvc and not _is_named(version.data_dvc):
-            raise SettingsError(
-                f"{version.model}, version {version.number} ({version.aliases}), was trained on data that no commit names"
-                f" ({version.data_dvc}): commit its data.dvc, or move the alias; DVC's cache is left as it is"
-            )
-    listed = git("worktree", "list", "--porcelain").splitlines()
-    trees = [line.removeprefix("worktree ") for line in listed if line.startswith("worktree ")]
-    others = [tree for tree in trees if Path(tree) != Path.cwd() and Path(tree).exists()]
-    projects = ["--projects", *others] if others else []
-    return run_dvc("gc", "--workspace", "--all-commits", *(["--dry"] if dry else ["--force"]), *projects)
-
-
-def _is_named(digest: str) -> bool:
-    """Whether data.dvc says so, here or in any commit of any branch."""
-    return digest in DATA.read_text(encoding="utf-8") or bool(git("log", "--all", "--format=%H", f"-S{digest}", "--", str(DATA)))
+def _old_branches(made_at: Set[str], before: float) -> Iterator[str]:
+    """Return the branches of runs that registered nothing, as far as nobody has gone on with them or works there."""
+    described = "--format=%(refname:short)%09%(committerdate:unix)%09%(worktreepath)%09%(subject)"
+    for line in git("for-each-ref", described, f"refs/heads/{BRANCHES}/").splitlines():
+        branch, moment, tree, subject = line.split("\t", 3)
+        if float(moment) >= before or branch in made_at or tree:
+            continue
+        commits = git("rev-list", f"HEAD..{branch}").split()
+        if made_at.isdisjoint(commits) and (not commits or subject.startswith((OVERRIDE, RUN))):
+            yield branch
 
 
 def _origin(folder: Path) -> tuple[str, str, str, str]:
@@ -98,6 +95,13 @@ def _origin(folder: Path) -> tuple[str, str, str, str]:
         return fields["data"], fields["code"], fields["base_revision"], params
     except (OSError, ValueError, KeyError):
         return "", "", "", ""
+
+
+def _remove_or_say(old: Old) -> None:
+    try:
+        remove(old)
+    except SettingsError as error:
+        print(f"prune: {error}")
 
 
 def _touched(path: Path) -> float:
@@ -117,14 +121,15 @@ def main() -> int:
     try:
         days = read_settings().keep_days if options.days is None else options.days
         with explained_failures():
-            pinned = pinned_versions(open_store())
-        found = find_old(pinned, days)
+            store = open_store()
+            pinned, made_at = pinned_versions(store), revisions(store)
+        found = find_old(pinned, made_at, days)
         for old in found:
             print(f"{'removing' if options.yes else 'would remove'} {old.what} {old.path} ({old.size / 1e6:.1f} MB)")
             if options.yes:
-                remove(old)
+                _remove_or_say(old)
         print(f"prune: {len(found)} older than {days:g} days, {sum(old.size for old in found) / 1e6:.1f} MB")
-        print(collect_unreferenced(pinned, dry=not options.yes))
+        print(collect_unnamed([version.data_dvc for version in pinned], dry=not options.yes))
     except (TloraError, OSError) as error:
         print(f"prune: error: {error}", file=sys.stderr)
         return 2

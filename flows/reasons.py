@@ -4,22 +4,23 @@ The champion's tags say what it was made from, whatever machine this is; DVC say
 What was tried already and did not become champion is no reason a second time.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from flows.plan import changes, read_status, settings_in
 from flows.worktree import git
-from tasks.dvc_command import read_dvc_file, run_dvc
+from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
 from tasks.registry.versions import find_alias
 from tasks.running.cli import read_params, read_section
+from tasks.running.state_folder import state_folder
 from tasks.tracking.store import Store
 from tlora.errors import SettingsError
 from tlora.flux.files import base_digest
 from tlora.flux.spec import ModelSpec
+from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import parse_settings
 
 if TYPE_CHECKING:
@@ -73,24 +74,66 @@ def read_settings() -> RetrainSettings:
 def bring_in(settings: RetrainSettings) -> list[str]:
     """Bring in what is new elsewhere, as far as the settings say; return what was, in words.
 
+    Nothing in the data folder that DVC does not hold is written over: then nothing is brought in, and it is said.
+
     Raises:
         SettingsError: In the words of git or DVC; such as where the two histories have parted.
     """
-    brought, before = [], DATA.read_bytes() if DATA.exists() else b""
-    if settings.git_remote:
-        old = git("rev-parse", "HEAD")
-        git("fetch", "--quiet", settings.git_remote, settings.git_branch)
-        git("merge", "--quiet", "--ff-only", "FETCH_HEAD")
-        if (new := git("rev-parse", "HEAD")) != old:
-            brought.append(f"{settings.git_remote}/{settings.git_branch} is at {new[:8]}, was at {old[:8]}")
-        if DATA.exists() and DATA.read_bytes() != before:
+    brought = _fast_forward(settings) if settings.git_remote else []
+    return brought + (_update_import() if settings.update_import and is_import(DATA) else [])
+
+
+def _fast_forward(settings: RetrainSettings) -> list[str]:
+    old = git("rev-parse", "HEAD")
+    git("fetch", "--quiet", settings.git_remote, settings.git_branch)
+    if git("rev-list", "--count", "HEAD..FETCH_HEAD") == "0":
+        return []
+    moved = bool(git("diff", "--name-only", "HEAD...FETCH_HEAD", "--", str(DATA)))
+    if moved and DATA.exists():
+        _require_saved("a new data.dvc comes from git")
+    git("merge", "--quiet", "--ff-only", "FETCH_HEAD")
+    done = not moved
+    try:
+        if moved:
             _check_out()
-    if settings.update_import and DATA.exists() and "deps" in yaml.safe_load(DATA.read_text(encoding="utf-8")):
-        before = DATA.read_bytes()
+            done = True
+    finally:
+        if not done:  # the old data beside the new data.dvc would be taken for a change of somebody's here
+            git("reset", "--quiet", "--keep", old)
+    return [f"{settings.git_remote}/{settings.git_branch} is at {git('rev-parse', 'HEAD')[:8]}, was at {old[:8]}"]
+
+
+def _update_import() -> list[str]:
+    """Update an import; where its source cannot be reached, the data that is here is used on."""
+    _require_saved("data.dvc is an import, and 'dvc update' would remove them")
+    before = DATA.read_text(encoding="utf-8")
+    if before.strip() != _committed(DATA):
+        kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
+        write_text(kept / DATA.name, before)  # no commit names what it names; `make prune` keeps it, `make restore` finds it
+    try:
         run_dvc("update", "--quiet", str(DATA))
-        if DATA.read_bytes() != before:
-            brought.append(f"{DATA} was imported anew")
-    return brought
+    except SettingsError as error:
+        write_text(DATA, before)
+        run_dvc("checkout", "--quiet", str(DATA))
+        return [f"{DATA} is as it was, since where it comes from cannot be read: {error}"]
+    return [f"{DATA} was imported anew"] if DATA.read_text(encoding="utf-8") != before else []
+
+
+def _require_saved(why: str) -> None:
+    """Refuse where the data folder holds what DVC does not.
+
+    Raises:
+        SettingsError: Naming it.
+    """
+    folder, _ = read_dvc_file(DATA)
+    if unsaved := local_changes(folder, ("added", "modified", "renamed", "unknown")):
+        named = ", ".join(_shortened(unsaved))
+        raise SettingsError(f"{folder}/: DVC does not hold {named}, and {why}: 'dvc add {folder}', or move them out, then again")
+
+
+def _committed(file: Path) -> str:
+    """Return a file as the last commit has it; empty where it has none."""
+    return git("show", f"HEAD:./{file}") if git("ls-tree", "HEAD", "--", str(file)) else ""
 
 
 def find_reasons(store: Store, model: str, settings: RetrainSettings) -> RetrainReasons:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
-from flows.overrides import apply_overrides, parse_overrides
+from flows.overrides import apply_overrides, check_overrides
 from tasks.dvc_command import run_dvc
 from tasks.running.cli import read_params
 from tasks.running.state_folder import state_folder
@@ -18,13 +18,16 @@ from tlora.errors import SettingsError
 
 PARAMS = Path("params.yaml")
 BRANCHES = "run"  # branches are run/<id>
+OVERRIDE, RUN = "Override ", "Run "  # what the messages of a run's commits begin with
+WRITTEN = ("dvc.lock", "data.dvc", "metrics/evaluate.json")  # what a run leaves for git
 
 
 @contextmanager
 def own_tree(run_id: str, overrides: Sequence[str]) -> Iterator[str]:
     """Work in a fresh worktree of HEAD with overridden parameters; yields the name of its branch.
 
-    At the end, however it comes, what the run left (dvc.lock, metrics) is committed to the branch and the worktree removed.
+    At the end what the run left (dvc.lock, metrics) is committed to the branch and the worktree removed. A run that is cut off
+    leaves no branch; what it trained is in `.state`, where the next run finds it.
 
     Args:
         run_id: Unique; names branch and folder.
@@ -33,17 +36,35 @@ def own_tree(run_id: str, overrides: Sequence[str]) -> Iterator[str]:
     Raises:
         SettingsError: If an override is wrong, or git or DVC refuse.
     """
-    parse_overrides(overrides, read_params(PARAMS))  # before anything is made
-    branch = f"{BRANCHES}/{run_id}"
-    with tree_of("HEAD", run_id, "-b", branch):
-        apply_overrides(PARAMS, overrides)
-        git("add", "--all")
-        commit(f"Override {', '.join(overrides)}")
-        try:
-            yield branch
-        finally:
+    check_overrides(overrides, read_params(PARAMS))  # before anything is made
+    branch, finished = f"{BRANCHES}/{run_id}", False
+    try:
+        with tree_of("HEAD", run_id, "-b", branch):
+            apply_overrides(PARAMS, overrides)
             git("add", "--all")
-            commit(f"Run {run_id}")
+            commit(f"{OVERRIDE}{', '.join(overrides)}")
+            yield branch
+            git("add", "--all")
+            commit(f"{RUN}{run_id}")
+            finished = True
+    finally:
+        if not finished and git("branch", "--list", branch):
+            remove_branch(branch)
+
+
+def remove_branch(branch: str) -> None:
+    """Remove the branch of a run that came to nothing."""
+    git("branch", "--quiet", "-D", branch)
+
+
+def files_added(tree: Path) -> list[str]:
+    """Return the files in a worktree that neither a commit holds nor a run writes: somebody put them there.
+
+    Raises:
+        SettingsError: In git's words.
+    """
+    listed = git("-C", str(tree), "ls-files", "-z", "--others", "--exclude-standard")
+    return [name for name in listed.split("\0") if name and name not in WRITTEN]
 
 
 @contextmanager

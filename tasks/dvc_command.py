@@ -1,12 +1,16 @@
 """DVC by its command line, and what its .dvc files say."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from tlora.errors import PictureError, SettingsError
+from tlora.runtime.settings import read_mapping
 
 
 def run_dvc(*arguments: str) -> str:
@@ -46,6 +50,34 @@ def read_dvc_file(file: Path) -> tuple[str, str]:
         return parse_dvc_file(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise PictureError(f"{file}: not what 'dvc add' writes: {error}") from error
+
+
+def is_import(file: Path) -> bool:
+    """Whether a .dvc file stands for what others own (`dvc import`), and not for what was added here.
+
+    Raises:
+        SettingsError: If it cannot be read.
+    """
+    return file.exists() and bool(read_mapping(file, "a mapping, as DVC writes it", "").get("deps"))
+
+
+def local_changes(folder: str, kinds: Iterable[str] = ("added", "modified", "deleted", "renamed", "unknown")) -> list[str]:
+    """Return what below a tracked folder is not as DVC recorded it. DVC's cache is asked alone, not where an import is from.
+
+    Args:
+        folder: As its .dvc file names it, from the working folder.
+        kinds: Of DVC's words for what happened to a file.
+
+    Raises:
+        SettingsError: In DVC's words.
+    """
+    found: dict[str, Any] = json.loads(run_dvc("--wait-for-lock", "data", "status", "--json", "--granular") or "{}").get(
+        "uncommitted", {}
+    )
+    entries = [entry for kind in kinds for entry in found.get(kind, [])]
+    paths = [entry["new"] if isinstance(entry, dict) else str(entry) for entry in entries]
+    below = [path for path in paths if path.startswith(f"{folder}/") and path != f"{folder}/"]
+    return sorted(below) or [path for path in paths if path.rstrip("/") == folder]
 
 
 def parse_dvc_file(text: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 ADAPTER_DIGEST = "adapter_digest"
+BRANCH = "branch"  # tag: of a run with overrides, empty for any other
 LARGEST_COPIED_BASE = 50_000_000  # bytes; a larger base is named by folder, or by id and revision, and not copied
 _PACKAGES = (
     "accelerate",
@@ -216,3 +217,20 @@ def pinned_versions(store: Store) -> list[PinnedVersion]:
             named = ("data_digest", "data_dvc", "code_digest", "base_revision", "params_digest")
             pinned.append(PinnedVersion(model.name, number, aliases, *(tags.get(name, "") for name in named)))
     return pinned
+
+
+def versions_of(store: Store, name: str) -> "list[ModelVersion]":
+    """Return every version of a registered model, the newest first."""
+    found: list[ModelVersion] = []
+    token = None
+    while token is None or token:
+        page = store.client.search_model_versions(f"name = '{name}'", page_token=token)
+        found, token = [*found, *page], page.token or ""
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def revisions(store: Store) -> set[str]:
+    """Return the branches and commits that versions, of every registered model, were made at."""
+    models = store.client.search_registered_models()
+    tags = [version.tags for model in models for version in versions_of(store, model.name)]
+    return {each[name] for each in tags for name in (BRANCH, "git_commit") if each.get(name)}

@@ -88,6 +88,15 @@ def register_present(store: Store, alias: str, tags: dict[str, str] | None = Non
     return add_version(store, alias, tags={**made_from, **(tags or {})}, params=logged)
 
 
+def own_by_others(folder: Path, source: Path) -> None:
+    """Let the data of a repository be an import from another one, which is made here; commit that."""
+    make_repository(source)
+    git(folder, "rm", "--quiet", "data.dvc")
+    dvc(folder, "import", "--quiet", "--force", str(source), "data")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "import")
+
+
 def run_everything() -> None:
     """Run the stages, so that DVC finds nothing changed."""
     run_dvc("repro", "--quiet", "train")
