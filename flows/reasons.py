@@ -100,6 +100,7 @@ def _fast_forward(settings: RetrainSettings) -> list[str]:
     finally:
         if not done:  # the old data beside the new data.dvc would be taken for a change of somebody's here
             git("reset", "--quiet", "--keep", old)
+            run_dvc("checkout", "--quiet", str(DATA))
     return [f"{settings.git_remote}/{settings.git_branch} is at {git('rev-parse', 'HEAD')[:8]}, was at {old[:8]}"]
 
 

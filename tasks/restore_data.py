@@ -12,10 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from tasks.dvc_command import parse_dvc_file, read_dvc_file, run_dvc
+from tasks.dvc_command import local_changes, parse_dvc_file, read_dvc_file, run_dvc
 from tasks.registry.versions import find_alias
 from tasks.running.cli import read_section
 from tasks.running.telemetry import telemetry_off
+from tasks.telemetry import telemetry_off
 from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.flux.spec import ModelSpec
@@ -55,7 +56,7 @@ def restore_data(digest: str) -> str:
         run_dvc("checkout", "--quiet", str(FILE))
         raise
     if not commit:
-        run_dvc("add", "--quiet", folder)  # writes the sizes back, so that the file is what it was
+        run_dvc("commit", "--force", "--quiet", str(FILE))  # writes the sizes back, so that the file is what it was
     return "\n".join([f"{folder}/ is back at {read_dvc_file(FILE)[1]}", *_concept_hint(commit)])
 
 
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _changed(folder: str) -> bool:
     """Whether the folder is there and is not what DVC recorded."""
-    return Path(folder).exists() and run_dvc("status", "--json", str(FILE)) not in ("", "{}")
+    return Path(folder).exists() and bool(local_changes(folder))
 
 
 def _require_kept(folder: str, current: str) -> None:
@@ -128,9 +129,11 @@ def _without_sizes(text: str, current: str, digest: str) -> str:
     """
     if len(digest) != len(current) or not digest.endswith(".dir"):
         raise PictureError(f"{digest}: no commit's {FILE} has this digest: see 'git log {FILE}', or give it whole, with .dir")
-    (out,) = yaml.safe_load(text)["outs"]
+    written = yaml.safe_load(text)
+    (out,) = written["outs"]
+    imported = {key: written[key] for key in ("frozen", "deps") if key in written}  # where it is from stays known
     kept = {key: value for key, value in out.items() if key not in ("size", "nfiles")}
-    return yaml.safe_dump({"outs": [kept | {"md5": digest}]}, sort_keys=False)
+    return yaml.safe_dump({**imported, "outs": [kept | {"md5": digest}]}, sort_keys=False)
 
 
 def _check_out() -> None:

@@ -4,10 +4,23 @@ from pathlib import Path
 
 import pytest
 
+from flows.cache import collect_unnamed
+from flows.plan import make_plan
 from flows.reasons import RetrainSettings, bring_in, find_reasons
 from flows.worktree import git as run_git
+from tasks.dvc_command import read_dvc_file, run_dvc
+from tasks.restore_data import restore_data
 from tasks.tracking.store import Store, open_store
-from tests.flows.kiln import changed_settings, dvc, fill_kiln, git, make_repository, register_present, run_everything
+from tests.flows.kiln import (
+    changed_settings,
+    dvc,
+    fill_kiln,
+    git,
+    make_repository,
+    own_by_others,
+    register_present,
+    run_everything,
+)
 from tests.tasks.filled_registry import NAME
 from tlora.errors import SettingsError
 
@@ -100,21 +113,76 @@ def test_a_new_commit_upstream_is_new_data_and_parted_histories_are_said(store: 
         run_git("push", "--quiet", "origin", "HEAD:main")
 
 
-def test_an_import_that_is_updated_is_new_data(store: Store, kiln: Path, tmp_path: Path):
+@pytest.fixture
+def source(kiln: Path, tmp_path: Path) -> Path:
+    """Return a repository that others own and the kiln's data is imported from; the champion was made from that."""
     source = tmp_path / "source"
-    make_repository(source)
-    git(kiln, "rm", "--quiet", "data.dvc")
-    dvc(kiln, "import", "--quiet", "--force", str(source), "data")
-    register_present(store, "champion")
+    own_by_others(kiln, source)
+    run_everything()
+    register_present(open_store(), "champion")
+    return source
+
+
+def put_upstream(source: Path, name: str) -> None:
+    (source / "data" / f"{name}.txt").write_text(f"{name}\n")
+    dvc(source, "add", "--quiet", "data")
+    git(source, "commit", "--quiet", "--all", "--message", name)
+
+
+def test_an_import_that_is_updated_is_new_data(source: Path, kiln: Path):
     settings = RetrainSettings(update_import=True)
     assert bring_in(settings) == []
-    (source / "data" / "stone.txt").write_text("stone\n")
-    dvc(source, "add", "--quiet", "data")
-    git(source, "commit", "--quiet", "--all", "--message", "a stone")
+    put_upstream(source, "stone")
     assert bring_in(RetrainSettings()) == []
+    quiet = find_reasons(open_store(), NAME, SETTINGS)
+    assert quiet.reasons == (), "what is new upstream is no work for dvc repro"
+    assert [each.what for each in make_plan() if each.stage == "data.dvc"] == ["up to date"]
     assert bring_in(settings) == ["data.dvc was imported anew"]
     assert (kiln / "data" / "stone.txt").exists()
-    assert any(reason.startswith("data.dvc is") for reason in find_reasons(store, NAME, settings).reasons)
+    assert any(reason.startswith("data.dvc is") for reason in find_reasons(open_store(), NAME, settings).reasons)
+
+
+def test_pictures_in_an_imported_folder_that_no_store_holds_are_never_removed(source: Path, kiln: Path):
+    settings = RetrainSettings(update_import=True)
+    put_upstream(source, "stone")
+    (kiln / "data" / "mine.txt").write_text("mine\n")
+    with pytest.raises(SettingsError, match=r"^data/: DVC does not hold data/mine.txt, and data.dvc is an import"):
+        bring_in(settings)
+    assert (kiln / "data" / "mine.txt").read_text() == "mine\n"
+    run_dvc("repro", "--quiet", "data.dvc")  # DVC holds it now, but no commit names it
+    held = read_dvc_file(Path("data.dvc"))[1]
+    assert bring_in(settings) == ["data.dvc was imported anew"]
+    git(kiln, "commit", "--quiet", "--all", "--message", "update")
+    collect_unnamed([], dry=False)
+    restore_data(held)
+    assert (kiln / "data" / "mine.txt").read_text() == "mine\n"
+
+
+def test_with_the_source_away_all_goes_on_with_the_data_that_is_here(source: Path, kiln: Path, tmp_path: Path):
+    source.rename(tmp_path / "away")
+    (brought,) = bring_in(RetrainSettings(update_import=True))
+    assert brought.startswith("data.dvc is as it was, since where it comes from cannot be read: ")
+    assert find_reasons(open_store(), NAME, SETTINGS).reasons == ()
+    assert {each.stage: each.what for each in make_plan()} == {
+        "data.dvc": "up to date",
+        "train": "up to date",
+        "register": "runs",
+    }
+    (kiln / "data" / "mine.txt").write_text("mine\n")
+    assert "the pictures have changed since data.dvc was written" in find_reasons(open_store(), NAME, SETTINGS).reasons
+
+
+def test_new_data_from_git_takes_nothing_with_it_that_dvc_does_not_hold(store: Store, kiln: Path, upstream: Path, tmp_path: Path):
+    settings, before = RetrainSettings(git_remote="origin"), run_git("rev-parse", "HEAD")
+    put_upstream(upstream, "stone")
+    (kiln / "data" / "mine.txt").write_text("mine\n")
+    with pytest.raises(SettingsError, match=r"^data/: DVC does not hold data/mine.txt, and a new data.dvc comes from git"):
+        bring_in(settings)
+    (kiln / "data" / "mine.txt").unlink()
+    with pytest.raises(SettingsError, match="dvc pull"):  # nobody has pushed the stone
+        bring_in(settings)
+    assert run_git("rev-parse", "HEAD") == before, "else the old data would be taken for a change made here"
+    assert find_reasons(store, NAME, settings).reasons == ()
 
 
 def test_what_was_tried_and_refused_is_no_news_again(store: Store, kiln: Path):
