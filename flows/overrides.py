@@ -64,8 +64,7 @@ def check_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> None
 
 
 def _section_types() -> dict[str, type]:
-    """Return what the stages and flows read sections as. They are imported here: only runs with overrides wait for that."""
-    from flows.reasons import RetrainSettings
+    """Return what sections are read as. They are imported here: only runs with overrides wait for that."""
     from tasks.cache_latents import cache_latents
     from tasks.cache_prompts import cache_prompts
     from tasks.evaluate.stage import evaluate
@@ -73,7 +72,7 @@ def _section_types() -> dict[str, type]:
     from tasks.train.stage import train
     from tasks.validate.stage import validate
 
-    found: dict[str, type] = {"promote": PromoteSettings, "retrain": RetrainSettings}
+    found: dict[str, type] = {"promote": PromoteSettings}
     for stage in (validate, cache_prompts, cache_latents, train, evaluate):
         kinds = {name: kind for name, kind in get_type_hints(stage).items() if isinstance(kind, type) and is_dataclass(kind)}
         found |= {stage.__name__ if name == SETTINGS else name: kind for name, kind in kinds.items()}

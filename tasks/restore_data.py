@@ -16,7 +16,6 @@ from tasks.dvc_command import local_changes, parse_dvc_file, read_dvc_file, run_
 from tasks.registry.versions import find_alias
 from tasks.running.cli import read_section
 from tasks.running.telemetry import telemetry_off
-from tasks.telemetry import telemetry_off
 from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.flux.spec import ModelSpec

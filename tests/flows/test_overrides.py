@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows.overrides import apply_overrides, parse_overrides
+from flows.overrides import apply_overrides, check_overrides, parse_overrides
+from tasks.running.cli import read_params
 from tlora.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -50,3 +52,17 @@ def test_a_file_laid_out_otherwise_is_refused_and_kept(tmp_path: Path):
     with pytest.raises(SettingsError, match=r"train\.rank: write each section's keys below it, a line each"):
         apply_overrides(tmp_path / "params.yaml", ["train.rank=32"])
     assert (tmp_path / "params.yaml").read_text() == "train: {rank: 16}\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.rank=-3", "overrides: train: need 1 <= min_rank <= rank"),
+        ("evaluate.seeds=many", "overrides: evaluate.seeds: must be"),
+        ("promote.max_copied=-1", "overrides: promote: max_copied must not be negative"),
+        ("train.mixed_precision=half", "overrides: train.mixed_precision: must be one of"),
+    ],
+)
+def test_a_value_that_a_stage_would_refuse_is_refused_before_anything_runs(override: str, said: str):
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        check_overrides([override], read_params(ROOT / "params.yaml"))
