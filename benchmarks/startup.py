@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from benchmarks.measure import machine, ratio, take_turns
+from tlora.runtime.yaml_text import parse_yaml
 
 STAGES = ("validate", "cache_prompts", "cache_latents", "train", "evaluate", "register")
 BARE = "bare Python"
@@ -50,7 +49,7 @@ def _print_nothing_to_do() -> None:
     if stale := _stale():
         print(f"\n`dvc repro` with nothing to do: not measured, {stale}: run `make demo` first")
         return
-    register = " ".join(yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["register"]["cmd"].split())
+    register = " ".join(parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["register"]["cmd"].split())
     seconds = take_turns(_processes({"dvc repro": ("dvc", "repro"), "register alone": tuple(register.split())}), rounds=7)
     beside = statistics.median(a - b for a, b in zip(seconds["dvc repro"], seconds["register alone"], strict=True))
     print("\n| nothing to do | s |\n| --- | --- |")

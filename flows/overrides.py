@@ -1,20 +1,18 @@
 """Overrides of params.yaml, such as `train.rank=32`: checked before anything is made, written where the value stands.
 
-The file is edited line by line, so that comments stay and a branch that is merged later shows the changed values alone.
+Comments stay, so that a branch that is merged later shows the changed values alone.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
 from tasks.running.cli import SETTINGS, read_params
 from tlora.errors import SettingsError
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import nearest, parse_settings
+from tlora.runtime.yaml_text import NotYamlError, edit_yaml, parse_yaml
 
 
 def parse_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
@@ -83,30 +81,14 @@ def apply_overrides(file: Path, overrides: Sequence[str]) -> None:
     """Write the values into a parameter file.
 
     Raises:
-        SettingsError: As `parse_overrides` does, or if the file is laid out so that a value cannot be found.
+        SettingsError: As `parse_overrides` does.
     """
-    params = read_params(file)
-    wanted = parse_overrides(overrides, params)
-    text = file.read_text(encoding="utf-8")
-    for (section, key), value in wanted.items():
-        params[section] = {**params[section], key: value}
-        text = _set_value(text, section, key, value)
-    if yaml.safe_load(text) != params:
-        names = ", ".join(f"{section}.{key}" for section, key in wanted)
-        raise SettingsError(f"{file}: {names}: write each section's keys below it, a line each, so that they can be overridden")
-    write_text(file, text)
+    wanted = parse_overrides(overrides, read_params(file))
+    write_text(file, edit_yaml(file.read_text(encoding="utf-8"), wanted))
 
 
 def _parse_value(override: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return parse_yaml(text)
+    except NotYamlError as error:
         raise SettingsError(f"override {override!r}: {text!r} is not valid YAML") from error
-
-
-def _set_value(text: str, section: str, key: str, value: Any) -> str:
-    """Replace the value in its line; the comment behind it stays."""
-    shown = yaml.safe_dump([value], default_flow_style=True, width=10_000).strip()[1:-1]
-    above = rf"^{re.escape(section)}:[^\n]*\n(?:(?:[ \t][^\n]*|#[^\n]*)?\n)*?"
-    line = re.compile(rf"(?P<head>{above}[ \t]+{re.escape(key)}:)[^\n]*?(?P<comment>[ \t]+#[^\n]*)?$", re.MULTILINE)
-    return line.sub(lambda match: f"{match['head']} {shown}{match['comment'] or ''}", text, count=1)

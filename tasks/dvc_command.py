@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tlora.errors import PictureError, SettingsError
 from tlora.runtime.settings import read_mapping
+from tlora.runtime.yaml_text import NotYamlError, parse_yaml
 
 
 def run_dvc(*arguments: str) -> str:
@@ -87,7 +86,7 @@ def parse_dvc_file(text: str) -> tuple[str, str]:
         ValueError: If it is not what `dvc add` writes.
     """
     try:
-        tracked = yaml.safe_load(text)["outs"][0]
+        tracked = parse_yaml(text)["outs"][0]
         return str(tracked["path"]), str(tracked["md5"])
-    except (yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+    except (NotYamlError, KeyError, IndexError, TypeError) as error:
         raise ValueError(str(error)) from error

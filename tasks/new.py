@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import yaml
-
 from tasks.dvc_command import run_dvc
 from tasks.running.state_folder import state_folder
 from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.metadata.concept import parse_concept
 from tlora.pictures.files import FOREIGN_SUFFIXES, MASK_ENDING, SUFFIXES, caption_path, list_pictures, mask_path
 from tlora.runtime.atomic_file import write_text
+from tlora.runtime.yaml_text import NotYamlError, parse_yaml
 
 DATA = Path("data")
 IMAGES = DATA / "images"
@@ -140,9 +139,9 @@ def _render_concept(name: str, trigger: str) -> str:
     """Return concept.yaml, having read it back: a trigger such as `true` or `a: b` would not come back as it went in."""
     text = _CONCEPT.format(name=name, trigger=trigger)
     try:
-        read_back = parse_concept(yaml.safe_load(text), "new").trigger
-    except (yaml.YAMLError, SettingsError) as error:
-        raise SettingsError(f"--trigger {trigger!r}, --name {name!r}: {' '.join(str(error).split())}") from error
+        read_back = parse_concept(parse_yaml(text), "new").trigger
+    except (NotYamlError, SettingsError) as error:
+        raise SettingsError(f"--trigger {trigger!r}, --name {name!r}: {error}") from error
     if read_back != trigger:
         raise SettingsError(f"--trigger {trigger!r}: use letters and digits, such as matbrk")
     return text

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from tasks.dvc_command import local_changes, parse_dvc_file, read_dvc_file, run_dvc
 from tasks.registry.versions import find_alias
 from tasks.running.cli import read_section
@@ -22,6 +20,7 @@ from tlora.flux.spec import ModelSpec
 from tlora.metadata.concept import read_concept
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import parse_settings
+from tlora.runtime.yaml_text import parse_yaml, render_yaml
 
 FILE = Path("data.dvc")
 CONCEPT = Path("concept.yaml")
@@ -128,11 +127,11 @@ def _without_sizes(text: str, current: str, digest: str) -> str:
     """
     if len(digest) != len(current) or not digest.endswith(".dir"):
         raise PictureError(f"{digest}: no commit's {FILE} has this digest: see 'git log {FILE}', or give it whole, with .dir")
-    written = yaml.safe_load(text)
+    written = parse_yaml(text)
     (out,) = written["outs"]
     imported = {key: written[key] for key in ("frozen", "deps") if key in written}  # where it is from stays known
     kept = {key: value for key, value in out.items() if key not in ("size", "nfiles")}
-    return yaml.safe_dump({**imported, "outs": [kept | {"md5": digest}]}, sort_keys=False)
+    return render_yaml({**imported, "outs": [kept | {"md5": digest}]})
 
 
 def _check_out() -> None:

@@ -2,11 +2,11 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from flows.overrides import apply_overrides, check_overrides, parse_overrides
 from tasks.running.cli import read_params
 from tlora.errors import SettingsError
+from tlora.runtime.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def test_only_the_values_change_and_comments_stay(tmp_path: Path):
     overrides = ["train.rank=32", "train.target_modules=[to_q, to_v]", "evaluate.seeds=6", "train.mixed_precision='no'"]
     apply_overrides(tmp_path / "params.yaml", overrides)
     after = (tmp_path / "params.yaml").read_text()
-    params = yaml.safe_load(after)
+    params = parse_yaml(after)
     assert (params["train"]["rank"], params["train"]["target_modules"]) == (32, ["to_q", "to_v"])
     assert (params["evaluate"]["seeds"], params["train"]["mixed_precision"]) == (6, "no")
     pairs = zip(before.splitlines(), after.splitlines(), strict=True)
@@ -41,17 +41,24 @@ def test_only_the_values_change_and_comments_stay(tmp_path: Path):
     assert [line.split("#")[0].strip() for line in changed] == [
         "rank: 32",
         "target_modules: [to_q, to_v]",
-        "mixed_precision: 'no'",
         "seeds: 6",
     ]
     assert all("#" in line for line in changed)
 
 
-def test_a_file_laid_out_otherwise_is_refused_and_kept(tmp_path: Path):
-    (tmp_path / "params.yaml").write_text("train: {rank: 16}\n")
-    with pytest.raises(SettingsError, match=r"train\.rank: write each section's keys below it, a line each"):
-        apply_overrides(tmp_path / "params.yaml", ["train.rank=32"])
-    assert (tmp_path / "params.yaml").read_text() == "train: {rank: 16}\n"
+def test_a_file_laid_out_otherwise_is_overridden_too(tmp_path: Path):
+    (tmp_path / "params.yaml").write_text("train: {rank: 16, seed: 0} # short\n")
+    apply_overrides(tmp_path / "params.yaml", ["train.rank=32"])
+    assert (tmp_path / "params.yaml").read_text() == "train: {rank: 32, seed: 0} # short\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("no", "no"), ("1e-8", 1e-8), ("[1, 2.5]", [1, 2.5]), ("'007'", "007"), ("true", True), ("null", None)]
+)
+def test_a_value_means_in_an_override_what_it_means_in_the_file(written: str, value: object, tmp_path: Path):
+    (tmp_path / "params.yaml").write_text("train:\n  x: 1 # one\n")
+    apply_overrides(tmp_path / "params.yaml", [f"train.x={written}"])
+    assert parse_yaml((tmp_path / "params.yaml").read_text()) == {"train": {"x": value}}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from tlora.errors import SettingsError
+from tlora.runtime.yaml_text import NotYamlError, parse_yaml
 
 T = TypeVar("T")
 
@@ -53,13 +52,13 @@ def read_mapping(path: Path, what: str, if_missing: str) -> dict[str, Any]:
         SettingsError: If it is missing, cannot be read, is not YAML, or holds anything else.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SettingsError(f"{path}: no such file{if_missing}") from error
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except (NotYamlError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(given, Mapping):
         raise SettingsError(f"{path}: must be {what}")
     return dict(given)
@@ -120,15 +119,18 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 def _convert_plain(value: Any, hint: Any, where: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and (number or isinstance(value, str)):  # YAML 1.1 reads 1e-4 as text
-        with suppress(ValueError):
+    if hint is float and (number or isinstance(value, str)):  # text: a quoted number
+        with suppress(ValueError, OverflowError):  # the latter: a whole number beyond what a float holds
             if not math.isnan(float(value)):  # which no range check would stop
                 return float(value)
-    if hint is int and number and float(value).is_integer():
+    if hint is int and number and (isinstance(value, int) or value.is_integer()):
         return int(value)
+    if hint is bool and isinstance(value, str) and value.lower() in _SWITCHES:
+        return _SWITCHES[value.lower()]
     if hint in (bool, str) and isinstance(value, hint):
         return value
     raise SettingsError(f"{where}: must be {_KINDS.get(hint, hint)}, got {value!r}")
 
 
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}  # words in YAML 1.2, and what they were in 1.1
 _KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}

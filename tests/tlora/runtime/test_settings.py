@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-import yaml
 
 from tlora.errors import SettingsError
 from tlora.flux.noise import NoiseSettings
 from tlora.metadata.config import TLoRAConfig
 from tlora.runtime.settings import field_names, nearest, parse_settings
+from tlora.runtime.yaml_text import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ EXPECTED = Settings(Shape(8, ("a", "b")), 0.5, "fast", True, 3)
 
 def parse(text: str = "", **changes: Any) -> Settings:
     """Parse GIVEN with some values changed, or with lines of YAML put over it."""
-    return parse_settings(Settings, GIVEN | changes | (yaml.safe_load(text) or {}), "params.yaml: train")
+    return parse_settings(Settings, GIVEN | changes | (parse_yaml(text) or {}), "params.yaml: train")
 
 
 def test_a_flat_mapping_becomes_nested_settings() -> None:
@@ -79,6 +79,18 @@ def test_a_whole_number_may_be_written_with_a_point_zero() -> None:
     assert (width, type(width)) == (8, int)
 
 
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("yes", True), ("On", True), ("no", False), ("off", False)])
+def test_a_switch_is_read_in_the_words_of_either_yaml(word: str, value: bool) -> None:
+    assert parse(f"flip: {word}").flip is value
+
+
+def test_a_whole_number_of_any_size_is_read_exactly_and_too_large_a_number_is_refused() -> None:
+    assert parse(width=10**400).shape.width == 10**400
+    assert parse(width=2**63 + 1).shape.width == 2**63 + 1
+    with pytest.raises(SettingsError, match="rate: must be a number, got 1000"):
+        parse(rate=10**400)
+
+
 def test_null_is_taken_only_where_nothing_is_a_value() -> None:
     assert parse("limit: null").limit is None
     with pytest.raises(SettingsError, match="width: must be a whole number, got None"):
@@ -108,7 +120,7 @@ def test_a_switch_with_steps_takes_true_false_and_numbers_and_says_what_it_canno
         ("rate: 'nan'", "must be a number, got 'nan'"),
         ("rate: [1]", "must be a number, got [1]"),
         ("flip: 1", "must be true or false, got 1"),
-        ("flip: 'yes'", "must be true or false, got 'yes'"),
+        ("flip: maybe", "must be true or false, got 'maybe'"),
         ("mode: slow", "must be one of plain, fast, got 'slow'"),
         ("mode: [fast]", "must be one of plain, fast, got ['fast']"),
         ("names: to_q", "must be a list, got 'to_q'"),
