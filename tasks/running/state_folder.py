@@ -1,17 +1,72 @@
-"""Where the pipeline keeps what is not an output: `.state`, shared by all worktrees of one repository."""
+"""Where the pipeline keeps what is not an output: `.state`, shared by all trees that are made of one repository.
+
+Others make trees too: git its worktrees, DVC a copy below `.dvc/tmp/exps` for every experiment that runs beside the
+workspace, and deletes it afterwards with all that lies in it.
+"""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
+from tlora.errors import SettingsError
 from tlora.runtime.atomic_file import write_json
+
+_EXPERIMENTS = (".dvc", "tmp", "exps")  # below it DVC makes its trees
 
 
 def repository_root() -> Path:
-    """Return the folder of the main worktree, so that runs in linked worktrees share its state and its store."""
-    command = ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return Path(answer.stdout.strip()).parent if answer.returncode == 0 else Path.cwd()
+    """Return the folder of the tree that a person works in, so that runs in trees made of it share its state and its store.
+
+    Of worktrees of a bare repository, which have no main one, it is the bare repository.
+
+    Raises:
+        SettingsError: If there is a repository, and git refuses to read it.
+    """
+    tree = _main_tree(Path.cwd())
+    maker = _maker_of(tree)
+    return _main_tree(maker) if maker else tree
+
+
+def _main_tree(folder: Path) -> Path:
+    asked = ["--git-dir", "--git-common-dir"]
+    answer = _git(folder, "rev-parse", "--path-format=absolute", *asked)
+    if answer is None:
+        return folder
+    own, common = map(Path, answer.splitlines())
+    if (
+        own == common
+    ):  # no linked worktree; of a submodule, and of `git init --separate-git-dir`, this lies elsewhere than the tree
+        return Path(_git(folder, "rev-parse", "--show-toplevel") or folder)
+    named = _git(common, "config", "--file", str(common / "config"), "core.worktree")  # a submodule's
+    if named:
+        return (common / named).resolve()
+    return common.parent if common.name == ".git" else common
+
+
+def _maker_of(tree: Path) -> Path | None:
+    """Return the tree whose experiment DVC runs in this one, or None."""
+    parts = tree.parts
+    for end in range(len(parts) - len(_EXPERIMENTS)):
+        if parts[end : end + len(_EXPERIMENTS)] == _EXPERIMENTS:
+            return Path(*parts[:end])
+    return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git says; None where it has nothing to say, such as outside any repository.
+
+    Raises:
+        SettingsError: If it refuses a repository that is there: another folder would be a guess.
+    """
+    words = {**os.environ, "LC_ALL": "C"}
+    answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, env=words)
+    if answer.returncode and answer.stderr and "not a git repository (or any" not in answer.stderr:
+        reason = answer.stderr.splitlines()[0].removeprefix("fatal: ")
+        raise SettingsError(
+            f"{folder}: git does not read this repository, so it is not known where .state and the store are: {reason}"
+        )
+    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 def state_folder(*parts: str) -> Path:
