@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
-import yaml
-
 from flows.worktree import git
 from tasks.dvc_command import run_dvc
 from tasks.running.state_folder import repository_root, state_folder
 from tlora.errors import SettingsError
+from tlora.runtime.yaml_text import render_yaml
 
 _FILES = (":(top,glob)**/*.dvc", ":(top,glob)**/dvc.lock")
 _DIGEST = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
@@ -40,7 +39,7 @@ def collect_unnamed(named: Iterable[str], *, dry: bool) -> str:
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         run_dvc("init", "--no-scm", "--quiet")
         run_dvc("config", "--local", "cache.dir", str(cache))
-        Path("kept.dvc").write_text(yaml.safe_dump({"outs": [*_held(cache, kept)]}), encoding="utf-8")
+        Path("kept.dvc").write_text(render_yaml({"outs": [*_held(cache, kept)]}), encoding="utf-8")
         return run_dvc("gc", "--workspace", "--dry" if dry else "--force")
 
 
