@@ -22,6 +22,7 @@ from tlora.errors import TloraError
 from tlora.runtime.settings import read_mapping
 
 PARAMS, LOCK, GRAPH, TRAIN_LOG = Path("params.yaml"), Path("dvc.lock"), Path("dvc.yaml"), Path("reports/train/log.jsonl")
+CODE = ("flows", "tasks", "tlora")
 MOST_REASONS, MOST_OF_VALUE = 3, 24  # in a row of the table; characters
 
 What = Literal["runs", "may run", "up to date"]
@@ -59,11 +60,9 @@ def read_status() -> dict[str, list[Any]]:
     found = _changed()
     locked = read_mapping(LOCK, "a mapping", "").get("stages", {}) if LOCK.exists() else {}
     for stage, entries in found.items():
-        for deps in (entry["changed deps"] for entry in entries if isinstance(entry, Mapping) and "changed deps" in entry):
-            for file, how in deps.items():
-                if isinstance(how, Mapping):
-                    before = locked.get(stage, {}).get("params", {}).get(file, {})
-                    deps[file] = with_values(how, before, read_mapping(Path(file), "a mapping", ""))
+        for entry in entries:
+            if isinstance(entry, Mapping) and "changed deps" in entry:
+                entry["changed deps"] = _in_detail(entry["changed deps"], locked.get(stage, {}).get("params", {}))
     return found
 
 
@@ -82,6 +81,31 @@ def _changed() -> dict[str, list[Any]]:
         if local_changes(folder):
             found[str(file)] = [{"changed outs": {folder: "modified" if Path(folder).exists() else "deleted"}}]
     return found
+
+
+def _in_detail(deps: Mapping[str, Any], locked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what DVC finds changed with the values of settings, and with the files of a room of code."""
+    detailed: dict[str, Any] = {}
+    for file, how in deps.items():
+        if isinstance(how, Mapping):
+            detailed[file] = with_values(how, locked.get(file, {}), read_mapping(Path(file), "a mapping", ""))
+        elif how == "modified" and is_code(file) and Path(file).is_dir():
+            detailed |= dict.fromkeys(_changed_files(file) or [file], how)
+        else:
+            detailed[file] = how
+    return detailed
+
+
+def is_code(dependency: str) -> bool:
+    """Return whether a dependency of a stage is code of this repository: a file, or a room full of them."""
+    return dependency.endswith(".py") or dependency.split("/")[0] in CODE
+
+
+def _changed_files(room: str) -> list[str]:
+    """Return what Git finds changed in a folder since the lock that stands here was committed; DVC names the folder alone."""
+    known = git("log", "-1", "--format=%H", "--", str(LOCK)) if not git("status", "--porcelain", "--", str(LOCK)) else ""
+    changed = git("diff", "--name-only", "--relative", known or "HEAD", "--", room).splitlines()
+    return sorted({*changed, *git("ls-files", "--others", "--exclude-standard", "--", room).splitlines()})
 
 
 def with_values(changed: Mapping[str, str], before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.plan import changes, read_status, settings_in
+from flows.plan import changes, is_code, read_status, settings_in
 from flows.worktree import git
 from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
 from tasks.registry.versions import find_alias
@@ -151,7 +151,7 @@ def find_reasons(store: Store, model: str, settings: RetrainSettings) -> Retrain
     status = read_status()
     since_run = [change for entries in status.values() for change in changes(entries)]
     data = ["the pictures have changed since data.dvc was written"] if _has_changed("data", since_run) else []
-    code = [change for change in since_run if change.split(" ")[0].endswith(".py")]
+    code = [change for change in since_run if is_code(change.split(" ")[0])]
     here = [*data, *settings_in(status), *(code if settings.on_code_change else [])]
     champion, challenger = find_alias(store, model, "champion"), find_alias(store, model, "challenger")
     if champion is None and challenger is None:

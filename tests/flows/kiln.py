@@ -24,7 +24,7 @@ DVC_YAML = """\
 stages:
   train:
     cmd: cat data/*.txt > adapter.txt
-    deps: [data, train.py]
+    deps: [data, train.py, flows/clay]
     params: [train]
     outs: [adapter.txt]
   register:
@@ -67,6 +67,7 @@ def fill_kiln(folder: Path) -> None:
     files = {
         "dvc.yaml": DVC_YAML,
         "train.py": "# code\n",
+        "flows/clay/part.py": "# code\n",  # a room: DVC names the folder alone
         "register.py": REGISTER,
         "params.yaml": yaml.safe_dump(PARAMS),
         "concept.yaml": "name: brick\ntrigger: matbrk\nheld_out: [b.png]\nprompts: [a matbrk wall]\n",

@@ -72,6 +72,14 @@ def test_nothing_then_pictures_then_settings_then_code_and_base(store: Store, ki
     )
     assert find_reasons(store, NAME, RetrainSettings(on_code_change=True)).reasons == ("train.py modified",)
     run_git("checkout", "--quiet", "train.py")
+    (kiln / "flows/clay/part.py").write_text("# other code\n")
+    (kiln / "flows/clay/new.py").write_text("# more code\n")
+    assert find_reasons(store, NAME, SETTINGS).reasons == ()
+    both = ("flows/clay/new.py modified", "flows/clay/part.py modified")
+    assert find_reasons(store, NAME, RetrainSettings(on_code_change=True)).reasons == both
+    assert {each.stage: each.why for each in make_plan()}["train"] == ", ".join(both)
+    (kiln / "flows/clay/new.py").unlink()
+    run_git("checkout", "--quiet", "flows/clay")
 
     changed_settings(rank=32)
     assert find_reasons(store, NAME, SETTINGS).reasons == ("params.yaml: train.rank 16 -> 32", "train.rank is 32, was 16.0")
