@@ -61,7 +61,7 @@ def read_status() -> dict[str, list[Any]]:
     locked = read_mapping(LOCK, "a mapping", "").get("stages", {}) if LOCK.exists() else {}
     for stage, entries in found.items():
         for entry in entries:
-            if isinstance(entry, Mapping) and "changed deps" in entry:
+            if isinstance(entry, dict) and "changed deps" in entry:
                 entry["changed deps"] = _in_detail(entry["changed deps"], locked.get(stage, {}).get("params", {}))
     return found
 
