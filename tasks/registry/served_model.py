@@ -2,99 +2,231 @@
 
 MLflow copies this file, and `tlora` beside it, into the model's folder and runs it from there, perhaps on a machine that has
 never seen the repository. So it imports nothing else of ours, and its last line hands the model to MLflow as the file is run.
+Every load imports that `tlora` under a name of its own: another version, or the repository, may be in the same process.
 """
 
+import ast
+import difflib
+import importlib
+import inspect
 import io
+import math
+import sys
 import threading
-from collections.abc import Mapping
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc import PyFuncModel, PythonModel, PythonModelContext
 from pandas import DataFrame
 
 if TYPE_CHECKING:
     from tlora.sampling import Painter, SampleSettings
     from tlora.text import TextEncoders
 
+_CODE = Path(__file__).parent / "code"
+_PARAMETERS = ("seed", "steps", "guidance", "scale", "height", "width")
+_LARGEST = {"seed": 2**63 - 1, "steps": 1000, "height": 16384, "width": 16384}
 
-class TLoRAModel(PythonModel):
+
+class _Studio:
     """Loads the base model and the adapter when the first picture is asked for, and keeps them."""
 
     def __init__(self) -> None:
-        self._loaded: tuple[Painter, TextEncoders] | None = None
+        self._loaded: _Loaded | None = None
         self._drawing = threading.Lock()  # a server has threads, and a layer holds the mask of one call at a time
 
-    def predict(self, context: PythonModelContext, model_input: DataFrame, params: Mapping[str, Any] | None = None) -> DataFrame:
-        """Draw one picture per row, each from the same seed, so that a picture does not depend on its neighbours.
+    def draw(self, context: PythonModelContext, asked: Any, params: Mapping[str, Any]) -> bytes | list[bytes]:
+        """Draw one picture per prompt, each from the same seed, so that a picture does not depend on its neighbours.
 
         Args:
             context: Folders of the adapter and, where it was copied, of the base; `serve` of the model's configuration.
-            model_input: Column `prompt`.
+            asked: A prompt, a list of prompts, a dict with either under `prompt`, or a DataFrame with that column.
             params: seed, steps, guidance, scale, height, width; MLflow fills in the signature's defaults.
 
         Returns:
-            Column `image`: PNG bytes.
+            PNG bytes of one prompt; of several, a list of them in the order of the prompts.
+
+        Raises:
+            MlflowException: If an input or a parameter is unknown or cannot be drawn with (HTTP 400), or if the base model
+                cannot be loaded (HTTP 500).
         """
-        served, given = context.model_config["serve"], params or {}
-        settings = _settings(given, served)
+        _refuse_unknown(_parameters_as_given(), _PARAMETERS, "parameter")
+        prompts, given = _prompts(asked), _checked(params)
         with self._drawing:
             self._loaded = self._loaded or _load(context)
-            images = [
-                _draw(self._loaded, prompt, served["max_sequence_length"], int(given["seed"]), settings)
-                for prompt in model_input["prompt"]
-            ]
-        return DataFrame({"image": images})
+            drawn = [_draw(self._loaded, prompt, given) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+        return drawn[0] if isinstance(prompts, str) else drawn
 
 
-def _load(context: PythonModelContext) -> "tuple[Painter, TextEncoders]":
-    from pathlib import Path
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", ".*Add type hints", UserWarning)  # MLflow would turn every input into what they say
 
+    class TLoRAModel(PythonModel):
+        """What MLflow calls."""
+
+        def __init__(self) -> None:
+            self._studio = _Studio()
+
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            """Draw; see `_Studio.draw`."""
+            return self._studio.draw(context, model_input, params or {})
+
+
+def _prompts(given: Any) -> str | list[str]:  # anything may come over HTTP
+    if isinstance(given, DataFrame):
+        given = {str(column): given[column] for column in given.columns}
+    if isinstance(given, Mapping):
+        _refuse_unknown(given, ["prompt"], "input")
+        if "prompt" not in given:
+            raise MlflowException.invalid_parameter_value("no prompt: give a text, a list of texts, or either as 'prompt'")
+        given = given["prompt"]
+    if hasattr(given, "tolist"):  # numpy's and pandas's: MLflow's server makes arrays of lists
+        given = given.tolist()
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return [_one_prompt(item) for item in given]
+    return _one_prompt(given)
+
+
+def _one_prompt(given: Any) -> str:
+    if isinstance(given, Mapping) and list(given) == ["prompt"]:
+        given = given["prompt"]
+    if not isinstance(given, str):
+        raise MlflowException.invalid_parameter_value(f"a prompt is text, got {given!r:.100}")
+    return given
+
+
+def _parameters_as_given() -> Mapping[str, Any]:
+    """Return the parameters as the caller gave them to MLflow, which drops what the signature does not name with a warning."""
+    frame = inspect.currentframe()
+    while frame and frame.f_code is not PyFuncModel.predict.__code__:
+        frame = frame.f_back
+    return (frame.f_locals.get("params") if frame else None) or {}
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise MlflowException.invalid_parameter_value(f"unknown {what} {name!r}, {hint}")
+
+
+def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for name in _PARAMETERS:
+        value = params.get(name)
+        if value is None:
+            raise MlflowException.invalid_parameter_value(f"{name} has no value: leave it out for its default")
+        number = int(value) if name in _LARGEST else float(value)
+        smallest, largest = (0 if name == "seed" else 1), _LARGEST.get(name)
+        if largest is None and not math.isfinite(number):
+            raise MlflowException.invalid_parameter_value(f"{name} must be finite, got {number}")
+        if largest is not None and not smallest <= number <= largest:
+            raise MlflowException.invalid_parameter_value(f"{name} must be {smallest} to {largest}, got {number}")
+        checked[name] = number
+    return checked
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The version's own library and what it loaded; `served` is the model's configuration."""
+
+    library: str
+    painter: "Painter"
+    encoders: "TextEncoders"
+    served: Mapping[str, Any]
+
+
+def _load(context: PythonModelContext) -> _Loaded:
     import torch
 
-    from tlora.checkpoint import attach_adapter
-    from tlora.flux.model import load_scheduler, load_transformer, load_vae
-    from tlora.flux.spec import ModelSpec
-    from tlora.sampling import Painter
-    from tlora.text import load_text_encoders
-
-    served = context.model_config["serve"]
+    library = _own_library(_CODE)
+    served, model = context.model_config["serve"], _part(library, "flux.model")
     dtype: Literal["bfloat16", "float32"] = (
         "bfloat16" if torch.cuda.is_available() else "float32"
     )  # most CPUs run bfloat16 several times slower
-    spec = ModelSpec(
+    spec = _part(library, "flux.spec").ModelSpec(
         context.artifacts.get("base", served["base"]), served["revision"], dtype, quantisation=served["quantisation"]
     )
-    painter = Painter(load_transformer(spec).eval(), load_vae(spec), load_scheduler(spec))
-    attach_adapter(painter.transformer, Path(context.artifacts["adapter"]))
-    painter.transformer.eval()
-    return painter, load_text_encoders(spec)
+    try:
+        transformer = model.load_transformer(spec).eval()
+        painter = _part(library, "sampling").Painter(transformer, model.load_vae(spec), model.load_scheduler(spec))
+        _part(library, "checkpoint").attach_adapter(painter.transformer, Path(context.artifacts["adapter"]))
+        painter.transformer.eval()
+        return _Loaded(library, painter, _part(library, "text").load_text_encoders(spec), served)
+    except _part(library, "errors").TloraError as error:
+        raise MlflowException(str(error)) from error
 
 
-def _settings(params: Mapping[str, Any], served: Mapping[str, Any]) -> "SampleSettings":
-    from tlora.sampling import SampleSettings
-
-    return SampleSettings(
-        width=int(params["width"]),
-        height=int(params["height"]),
-        num_inference_steps=int(params["steps"]),
-        guidance_scale=float(params["guidance"]),
-        lora_scale=float(params["scale"]),
-        sigma_mask=served["sigma_mask"],
-        tileable=bool(served["tileable"]),
+def _draw(loaded: _Loaded, prompt: str, given: Mapping[str, Any]) -> bytes:
+    sampling, text = _part(loaded.library, "sampling"), _part(loaded.library, "text")
+    settings: SampleSettings = sampling.SampleSettings(
+        width=given["width"],
+        height=given["height"],
+        num_inference_steps=given["steps"],
+        guidance_scale=given["guidance"],
+        lora_scale=given["scale"],
+        sigma_mask=loaded.served["sigma_mask"],
+        tileable=bool(loaded.served["tileable"]),
     )
-
-
-def _draw(loaded: "tuple[Painter, TextEncoders]", prompt: str, length: int, seed: int, settings: "SampleSettings") -> bytes:
-    from tlora.sampling import draw_pictures
-    from tlora.text import encode_captions
-
-    painter, encoders = loaded
-    ((_, embedding),) = encode_captions(encoders, [prompt], length)
+    ((_, embedding),) = text.encode_captions(loaded.encoders, [prompt], loaded.served["max_sequence_length"])
     embeddings = (embedding.prompt_embeds[None], embedding.pooled_prompt_embeds[None])
+    try:
+        (picture,) = sampling.draw_pictures(loaded.painter, embeddings, [given["seed"]], settings)
+    except _part(loaded.library, "errors").SettingsError as error:
+        raise MlflowException.invalid_parameter_value(str(error)) from error
     file = io.BytesIO()
-    draw_pictures(painter, embeddings, [seed], settings)[0].save(file, "PNG")
+    picture.save(file, "PNG")
     return file.getvalue()
 
 
+def _own_library(code: Path) -> str:
+    """Make the package `tlora` of a folder importable below a new name, and return that name."""
+    root = f"served_{uuid.uuid4().hex}"
+    package = ModuleType(root)
+    package.__path__ = [str(code)]
+    sys.modules[root] = package
+    sys.meta_path.insert(0, _OwnFinder(root))
+    return root
+
+
+def _part(library: str, name: str) -> Any:  # whose types are known under another name
+    return importlib.import_module(f"{library}.tlora.{name}")
+
+
+class _OwnFinder(MetaPathFinder):
+    """Finds what lies below one name."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if not path or not fullname.startswith(f"{self._root}."):
+            return None
+        return FileFinder(path[0], (_OwnLoader, [".py"])).find_spec(fullname)
+
+
+class _OwnLoader(SourceFileLoader):
+    """Loads a module with its imports of `tlora` turned to the copy that it belongs to."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile anew: a `.pyc` beside the file holds the imports as they were written."""
+        path = self.get_filename(fullname)
+        tree = ast.parse(self.get_data(path), path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tlora":
+                node.module = f"{fullname.split('.')[0]}.{node.module}"
+        return compile(tree, path, "exec", dont_inherit=True)
+
+
+sys.path[:] = [folder for folder in sys.path if folder != str(_CODE)]  # MLflow's: whoever imports `tlora` means another
 set_model(TLoRAModel())

@@ -178,8 +178,8 @@ def _signature(drawing: Drawing) -> "ModelSignature":
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "prompt")]),
-        outputs=Schema([ColSpec(DataType.binary, "image")]),
+        # no inputs: a schema would turn every input into a DataFrame, and refuse a plain text
+        outputs=Schema([ColSpec(DataType.binary)]),
         params=ParamSchema(
             [
                 ParamSpec("seed", DataType.long, 0),
