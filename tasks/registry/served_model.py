@@ -14,7 +14,6 @@ import math
 import sys
 import threading
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
@@ -44,12 +43,14 @@ class _Studio:
         self._loaded: _Loaded | None = None
         self._drawing = threading.Lock()  # a server has threads, and a layer holds the mask of one call at a time
 
-    def draw(self, context: PythonModelContext, asked: Any, params: Mapping[str, Any]) -> bytes | list[bytes]:
+    def predict(
+        self, context: PythonModelContext, model_input: Any, params: Mapping[str, Any] | None = None
+    ) -> bytes | list[bytes]:
         """Draw one picture per prompt, each from the same seed, so that a picture does not depend on its neighbours.
 
         Args:
             context: Folders of the adapter and, where it was copied, of the base; `serve` of the model's configuration.
-            asked: A prompt, a list of prompts, a dict with either under `prompt`, or a DataFrame with that column.
+            model_input: A prompt, a list of prompts, a dict with either under `prompt`, or a DataFrame with that column.
             params: seed, steps, guidance, scale, height, width; MLflow fills in the signature's defaults.
 
         Returns:
@@ -60,25 +61,15 @@ class _Studio:
                 cannot be loaded (HTTP 500).
         """
         _refuse_unknown(_parameters_as_given(), _PARAMETERS, "parameter")
-        prompts, given = _prompts(asked), _checked(params)
+        prompts, given = _prompts(model_input), _checked(params or {})
         with self._drawing:
             self._loaded = self._loaded or _load(context)
             drawn = [_draw(self._loaded, prompt, given) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
         return drawn[0] if isinstance(prompts, str) else drawn
 
 
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", ".*Add type hints", UserWarning)  # MLflow would turn every input into what they say
-
-    class TLoRAModel(PythonModel):
-        """What MLflow calls."""
-
-        def __init__(self) -> None:
-            self._studio = _Studio()
-
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-            """Draw; see `_Studio.draw`."""
-            return self._studio.draw(context, model_input, params or {})
+class TLoRAModel(_Studio, PythonModel):
+    """What MLflow calls. Of a `predict` of its own MLflow would want type hints, and turn every input into what they say."""
 
 
 def _prompts(given: Any) -> str | list[str]:  # anything may come over HTTP
