@@ -1,7 +1,6 @@
-"""Captioned pictures, the views that training takes of them, and the cached items that stand for both.
+"""Captioned pictures as tensors, and the views that training takes of them.
 
-A view is a crop and perhaps a flip. Latents are cached per picture *and* view, under a key of their content, so that a flipped
-view can never meet another view's latents or another picture's caption.
+A view is a crop and perhaps a flip. It carries its own caption and loss mask, so that a flipped view can never meet another's.
 """
 
 from collections.abc import Sequence
