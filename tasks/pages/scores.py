@@ -2,16 +2,32 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tasks.pages.axis import show_exactly
-from tasks.pages.charts import Dot, Estimate, curve_chart
-from tasks.pages.metric_words import KNOWN, describe
-from tasks.pages.page import escape, table
+from tasks.pages.charts import Chart, Dot, Estimate, curve_chart
+from tasks.pages.metric_words import KNOWN, Metric, describe
 
 BASE = "base"
 _NO_METRICS = ("step", "scale")  # numbers that say what was measured, not how good it is
 Entries = Mapping[str, Mapping[str, Any]]  # checkpoint -> its numbers, as metrics/evaluate.json has them
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Numbers to be shown as a table.
+
+    Args:
+        head: What the rows are.
+        metrics: What the columns are.
+        rows: Name -> a number for each metric, as far as there is one.
+        objections: Name -> why it cannot be recommended; empty where none has any.
+    """
+
+    head: str
+    metrics: Sequence[Metric]
+    rows: Mapping[str, Sequence[Estimate | None]]
+    objections: Mapping[str, str]
 
 
 def estimate_of(value: Any) -> Estimate | None:
@@ -38,60 +54,28 @@ def in_order(entries: Entries) -> list[str]:
     return sorted(entries, key=lambda name: (name != BASE, int(entries[name].get("step", 0)), name))
 
 
-def score_table(entries: Entries, chosen: str | None) -> str:
-    """Return a row for the base and each checkpoint, a column for each metric, and why a checkpoint is not eligible."""
-    metrics, names = metric_names(entries), in_order(entries)
-    objections = any(entries[name].get("objections") for name in names)
-    head = ["checkpoint", *(metric_head(metric) for metric in metrics)]
-    rows = [
-        [
-            escape(name) + ('<span class="badge">recommended</span>' if name == chosen else ""),
-            *(show_estimate(estimate_of(entries[name].get(metric))) for metric in metrics),
-            *([_words(entries[name].get("objections", []))] if objections else []),
-        ]
-        for name in names
-    ]
-    return table(
-        [*head, *(["not eligible because"] if objections else [])], rows, [i for i, n in enumerate(names) if n == chosen]
-    )
+def score_table(head: str, entries: Entries) -> ScoreTable:
+    """Return a row for each entry, in its order, and a column for each metric.
 
-
-def number_table(head: str, entries: Entries) -> str:
-    """Return a row for each entry, a column for each metric."""
+    Args:
+        head: What the rows are, in a word.
+        entries: What was measured.
+    """
     metrics = metric_names(entries)
-    rows = [
-        [escape(name), *(show_estimate(estimate_of(entry.get(metric))) for metric in metrics)] for name, entry in entries.items()
-    ]
-    return table([escape(head), *(metric_head(metric) for metric in metrics)], rows)
+    rows = {name: [estimate_of(entry.get(metric)) for metric in metrics] for name, entry in entries.items()}
+    objections = {name: "; ".join(entry.get("objections", [])) for name, entry in entries.items()}
+    return ScoreTable(head, [describe(metric) for metric in metrics], rows, objections if any(objections.values()) else {})
 
 
-def metric_head(metric: str) -> str:
-    """Return the name of a metric, with its meaning for whoever points at it."""
-    return f'<span title="{escape(describe(metric).meaning)}">{escape(describe(metric).label)}</span>'
-
-
-def show_estimate(estimate: Estimate | None) -> str:
-    """Return a number and below it its interval, as HTML."""
-    if estimate is None:
-        return "–"
-    interval = f"<small>{show_exactly(estimate.low)} to {show_exactly(estimate.high)}</small>" if estimate.is_interval else ""
-    return show_exactly(estimate.mean) + interval
-
-
-def curves(entries: Entries, chosen: str | None) -> str:
-    """Return a chart for each metric, by training step."""
+def curves(entries: Entries, chosen: str | None) -> list[tuple[Metric, Chart]]:
+    """Return each metric with its chart by training step."""
     trained = [name for name in in_order(entries) if name != BASE]
-    return f'<div class="charts">{"".join(_curve(entries, trained, metric, chosen) for metric in metric_names(entries))}</div>'
-
-
-def _curve(entries: Entries, trained: Sequence[str], metric: str, chosen: str | None) -> str:
-    described, base = describe(metric), estimate_of(entries.get(BASE, {}).get(metric))
-    dots = list(_dots(entries, trained, metric))
-    if not dots:
-        return ""
-    drawn = curve_chart(described.label, described.unit, dots, base, chosen)
-    meaning = f"<p>{escape(described.meaning)}</p>"
-    return f'<figure class="chart"><h3>{escape(described.label)}</h3>{meaning}{drawn}</figure>'
+    charts = []
+    for name in metric_names(entries):
+        metric, base, dots = describe(name), estimate_of(entries.get(BASE, {}).get(name)), list(_dots(entries, trained, name))
+        if dots:
+            charts.append((metric, curve_chart(metric.label, metric.unit, dots, base, chosen)))
+    return charts
 
 
 def _dots(entries: Entries, names: Iterable[str], metric: str) -> Iterable[Dot]:
@@ -99,7 +83,3 @@ def _dots(entries: Entries, names: Iterable[str], metric: str) -> Iterable[Dot]:
         step, value = estimate_of(entries[name].get("step")), estimate_of(entries[name].get(metric))
         if step and value:
             yield Dot(name, f"step {step.mean:g}", step, value)
-
-
-def _words(objections: Sequence[str]) -> str:
-    return f'<span class="small">{escape("; ".join(objections))}</span>' if objections else ""

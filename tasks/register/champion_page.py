@@ -5,16 +5,19 @@ It depends on what the store holds, so `register` writes it and keeps it with th
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.pages.axis import show_exactly
-from tasks.pages.gallery import Gallery, render_gallery
+from markupsafe import Markup
+
+from tasks.pages.charts import Estimate
+from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures
-from tasks.pages.page import Section, escape, render_page, table
-from tasks.pages.scores import BASE, estimate_of, metric_head, metric_names, show_estimate
+from tasks.pages.metric_words import Metric, describe
+from tasks.pages.page import render_page
+from tasks.pages.scores import BASE, estimate_of, metric_names
 from tasks.register.data_changes_words import SinceChampion, list_changes, say_since
 from tasks.register.facts import RunFacts
 from tasks.results.album import CHECKPOINTS, Album, are_small, read_album
@@ -97,30 +100,34 @@ def render_comparison(name: str, new: ComparedVersion, champion: ComparedVersion
         champion: The version that holds the alias.
         since: What changed in the data.
     """
+    names = sorted({*new.params, *champion.params})
+    params = [(name, champion.params.get(name), new.params.get(name)) for name in names]
+    origins = [(label, champion.tags.get(tag), new.tags.get(tag)) for tag, label in _MADE_FROM.items()]
     comparable = new.tags.get("evaluation_digest") == champion.tags.get("evaluation_digest")
-    held = [f"{escape(one.title)} holds {escape(one.checkpoint)}" for one in (new, champion)]
-    opening = f"<p>{_sentence('; '.join(held))}</p>"
-    if not comparable:
-        warning = "Prompts, seeds, evaluator or pictures are others, so no number of one says anything about the other."
-        opening += f'<div class="verdict none"><strong>Not measured alike</strong><p>{warning}</p></div>'
-    sections = [
-        Section("pictures-champion", "Pictures", _gallery(new, champion), "Same prompt, same seed."),
-        Section("scores", "Scores", _scores(new, champion, comparable)),
-        _params(new, champion),
-        Section("data", "Data", _data(since), _sentence(escape(say_since(since)))),
-        Section("made-from", "Made from", _made_from(new, champion)),
-    ]
-    return render_page(f"{name}: {new.title} against {champion.title}", opening, sections)
+    values = {
+        "title": f"{name}: {new.title} against {champion.title}",
+        "new": new,
+        "champion": champion,
+        "comparable": comparable,
+        "shown": _gallery(new, champion),
+        "scores": list(_scores(new, champion, comparable)),
+        "params": [(name, theirs, ours) for name, theirs, ours in params if theirs != ours],
+        "count": len(names),
+        "since": say_since(since),
+        "changes": list_changes(since.changes, _code) if since.changes else [],
+        "made_from": [(label, theirs, ours) for label, theirs, ours in origins if theirs or ours],
+    }
+    return render_page("register/champion_page.html", values)
 
 
-def _gallery(new: ComparedVersion, champion: ComparedVersion) -> str:
-    """Return the pictures of prompts and seeds that both were drawn with."""
+def _gallery(new: ComparedVersion, champion: ComparedVersion) -> Gallery | str:
+    """Return the pictures of prompts and seeds that both were drawn with, or why there are none."""
     if new.album is None or champion.album is None:
-        return "<p>The champion's run keeps no pictures.</p>"
+        return "The champion's run keeps no pictures."
     prompts = [prompt for prompt in new.album.prompts if prompt in champion.album.prompts]
     seeds = [seed for seed in new.album.seeds if seed in champion.album.seeds]
     if not prompts or not seeds:
-        return "<p>No prompt was drawn from the same noise by both.</p>"
+        return "No prompt was drawn from the same noise by both."
     columns = {
         CHAMPION_COLUMN: _rows(champion.album, champion.checkpoint, prompts, seeds),
         NEW_COLUMN: _rows(new.album, new.checkpoint, prompts, seeds),
@@ -128,9 +135,8 @@ def _gallery(new: ComparedVersion, champion: ComparedVersion) -> str:
     }
     columns = {column: rows for column, rows in columns.items() if rows}
     labels = {CHAMPION_COLUMN: champion.title, NEW_COLUMN: new.title}
-    gallery = Gallery("champion", columns, labels, prompts, seeds)
     files = [file for rows in columns.values() for row in rows for file in row]
-    return render_gallery(gallery, inline_pictures(files), are_small(files))
+    return Gallery("champion", columns, labels, prompts, seeds, inline_pictures(files), are_small(files))
 
 
 def _rows(album: Album, column: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[list[Path]]:
@@ -140,44 +146,17 @@ def _rows(album: Album, column: str, prompts: Sequence[str], seeds: Sequence[int
     return [[rows[album.prompts.index(prompt)][album.seeds.index(seed)] for seed in seeds] for prompt in prompts]
 
 
-def _scores(new: ComparedVersion, champion: ComparedVersion, comparable: bool) -> str:
-    rows = []
+def _scores(
+    new: ComparedVersion, champion: ComparedVersion, comparable: bool
+) -> Iterator[tuple[Metric, Estimate | None, Estimate | None, float | None]]:
+    """Yield each metric of the champion and of the new version, and the difference where there is one."""
     for metric in metric_names({NEW_COLUMN: new.scores, CHAMPION_COLUMN: champion.scores}):
         ours, theirs = estimate_of(new.scores.get(metric)), estimate_of(champion.scores.get(metric))
-        difference = show_exactly(ours.mean - theirs.mean, signed=True) if comparable and ours and theirs else "–"
-        rows.append([metric_head(metric), show_estimate(theirs), show_estimate(ours), difference])
-    return table(["metric", escape(champion.title), escape(new.title), "difference"], rows)
+        yield describe(metric), theirs, ours, ours.mean - theirs.mean if comparable and ours and theirs else None
 
 
-def _params(new: ComparedVersion, champion: ComparedVersion) -> Section:
-    names = sorted({*new.params, *champion.params})
-    changed = [name for name in names if new.params.get(name) != champion.params.get(name)]
-    rows = [[f"<code>{escape(n)}</code>", _value(champion.params.get(n)), _value(new.params.get(n))] for n in changed]
-    lead = f"{len(changed)} of {len(names)} differ." if changed else f"All {len(names)} are the same."
-    body = table(["parameter", escape(champion.title), escape(new.title)], rows) if rows else ""
-    return Section("params", "Parameters", body, lead)
-
-
-def _value(value: str | None) -> str:
-    return "–" if value is None else f"<code>{escape(value) or '(empty)'}</code>"
-
-
-def _data(since: SinceChampion) -> str:
-    listed = list_changes(since.changes, _value) if since.changes else []
-    return "".join(f"<h3>{title}</h3><ul>{''.join(f'<li>{row}</li>' for row in rows)}</ul>" for title, rows in listed)
-
-
-def _made_from(new: ComparedVersion, champion: ComparedVersion) -> str:
-    rows = []
-    for tag, label in _MADE_FROM.items():
-        ours, theirs = new.tags.get(tag), champion.tags.get(tag)
-        if ours or theirs:
-            rows.append([label, _value(theirs), "the same" if ours == theirs else _value(ours)])
-    return table(["", escape(champion.title), escape(new.title)], rows)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+def _code(text: str) -> Markup:
+    return Markup("<code>{}</code>").format(text or "(empty)")
 
 
 def _read_champion(store: Store, version: "ModelVersion", folder: Path) -> ComparedVersion:

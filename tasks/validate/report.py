@@ -2,11 +2,11 @@
 
 import base64
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 
-from tasks.pages.page import Section, escape, render_page, table
+from tasks.pages.page import render_page
 from tasks.validate.findings import Finding, count_severity
 from tasks.validate.inspection import Inspection
 from tlora.metadata.concept import Concept
@@ -50,15 +50,25 @@ def render_report(report: DataReport, findings: Sequence[Finding], thumbnail: Ca
         findings: What was found, sorted.
         thumbnail: By digest of the picture, a JPEG, or no bytes; asked for only where it is shown.
     """
-    sections = [
-        Section("problems", "Problems", _problems(findings)),
-        Section("pictures", "Pictures", *_contact_sheet(report, findings, thumbnail)),
-        Section("buckets", "What training sees", _buckets(report)),
-        Section("shapes", "Shapes", _bars("width to height", (shape_of(*_size(seen)) for seen in report.readable))),
-        Section("sizes", "Sizes", _bars("shorter side, pixels", (_size_class(min(_size(seen))) for seen in report.readable))),
-        Section("captions", "Captions", _captions(report)),
-    ]
-    return render_page(f"Data of {report.concept.name}", _opening(report, findings), sections)
+    readable = report.readable
+    values = {
+        "title": f"Data of {report.concept.name}",
+        "counts": {severity: count_severity(findings, severity) for severity in ("error", "warning")},
+        "trigger": report.concept.trigger,
+        "trained": len(readable) - len(report.held_out),
+        "held_out": len(report.held_out),
+        "unreadable": len(report.inspections) - len(readable),
+        "total": len(report.inspections),
+        "findings": findings,
+        "most_rows": _MOST_ROWS,
+        "sheet": list(_contact_sheet(report, findings, thumbnail)),
+        "buckets": _buckets(report),
+        "center_crop": report.views.center_crop,
+        "shapes": _count(shape_of(*_size(seen)) for seen in readable),
+        "sizes": _count(_size_class(min(_size(seen))) for seen in readable),
+        "captions": _count(seen.caption or "" for seen in report.inspections),
+    }
+    return render_page("validate/report.html", values)
 
 
 def shape_of(width: int, height: int) -> str:
@@ -72,81 +82,30 @@ def shape_of(width: int, height: int) -> str:
     return f"{across}:{down}"
 
 
-def _opening(report: DataReport, findings: Sequence[Finding]) -> str:
-    errors, warnings = count_severity(findings, "error"), count_severity(findings, "warning")
-    verdict = f"{_count(errors, 'error')} to put right before anything is trained" if errors else "Nothing stops training"
-    trigger = (
-        f"Trigger word: <code>{escape(report.concept.trigger)}</code>. <code>make fix</code> puts right what needs no judgement."
-    )
-    numbers = (
-        (len(report.readable) - len(report.held_out), "trained on"),
-        (len(report.held_out), "held out"),
-        (len(report.inspections) - len(report.readable), "not readable"),
-        (errors, "errors"),
-        (warnings, "warnings"),
-    )
-    boxes = "".join(f'<div class="number"><b>{number}</b><span>{what}</span></div>' for number, what in numbers)
-    kind = "verdict none" if errors else "verdict"
-    return f'<div class="{kind}"><strong>{verdict}</strong><p>{trigger}</p></div><div class="numbers">{boxes}</div>'
-
-
-def _problems(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return "<p>None was found.</p>"
-    rows = [
-        (escape(f.file), f'<span class="{f.severity}">{f.severity}</span>', escape(f.kind), escape(f.reason), escape(f.remedy))
-        for f in findings[:_MOST_ROWS]
-    ]
-    left = f"<p>{len(findings) - _MOST_ROWS} more are in findings.json.</p>" if len(findings) > _MOST_ROWS else ""
-    return table(("file", "", "kind", "what is wrong", "what to do"), rows) + left
-
-
-def _buckets(report: DataReport) -> str:
+def _buckets(report: DataReport) -> list[tuple[str, int]] | None:
+    """Return how many pictures training sees at which size; None where the base model does not say."""
     if report.multiple is None:
-        return "<p>The base model is not on this machine, so the sizes that it takes are not known.</p>"
+        return None
     views = [views_of(_size(seen), report.views, report.multiple)[0] for seen in report.readable]
-    how = "cut to a square" if report.views.center_crop else "in buckets that keep their shape"
-    return f"<p>Scaled and {how}.</p>" + _bars("pixels", (f"{view.width} x {view.height}" for view in views))
+    return _count(f"{view.width} x {view.height}" for view in views)
 
 
-def _bars(what: str, values: Iterable[str]) -> str:
-    counts = Counter(values)
-    most = max(counts.values(), default=1)
-    rows = [
-        (escape(value), str(n), f'<div class="bar" style="width:{240 * n // most}px"></div>')
-        for value, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    ]
-    return table((what, "pictures", ""), rows)
+def _count(values: Iterable[str]) -> list[tuple[str, int]]:
+    """Return each value with how often there is it, the most frequent first."""
+    return sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _captions(report: DataReport) -> str:
-    counts = Counter(seen.caption or "" for seen in report.inspections)
-    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    rows = [(str(count), escape(caption) or "<i>none</i>") for caption, count in ordered[:_MOST_ROWS]]
-    return f"<p>{len(counts)} distinct.</p>" + table(("pictures", "caption"), rows)
-
-
-def _contact_sheet(report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[str], bytes]) -> tuple[str, str]:
+def _contact_sheet(
+    report: DataReport, findings: Sequence[Finding], thumbnail: Callable[[str], bytes]
+) -> Iterator[tuple[Inspection, bool, list[Finding], str]]:
+    """Yield pictures, those with problems first: whether it is held out, what is wrong with it, its thumbnail in base64."""
     problems: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         problems[finding.file].append(finding)
     ordered = sorted(report.inspections, key=lambda seen: (seen.picture not in problems, seen.picture))
-    note = f"Those with problems first; {_MOST_PICTURES} of {len(ordered)} are shown." if len(ordered) > _MOST_PICTURES else ""
-    figures = [
-        _figure(seen, seen.picture in report.held_out, problems[seen.picture], thumbnail(seen.sha256))
-        for seen in ordered[:_MOST_PICTURES]
-    ]
-    return f'<div class="sheet">{"".join(figures)}</div>', f"Framed: held out. {note}"
-
-
-def _figure(seen: Inspection, held_out: bool, problems: Sequence[Finding], thumbnail: bytes) -> str:
-    name = escape(seen.picture)
-    source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}"
-    drawn = f'<img alt="{name}" src="{source}">' if thumbnail else '<div class="missing"></div>'
-    kinds = " ".join(f'<span class="{p.severity}">{escape(p.kind)}</span>' for p in problems)
-    size = f"{seen.look.width} x {seen.look.height}" if not seen.look.refused else "not readable"
-    text = f"<b>{name}</b><br>{size}<br>{escape(seen.caption or '')} {kinds}"
-    return f"<figure{' class=held' if held_out else ''}>{drawn}<figcaption>{text}</figcaption></figure>"
+    for seen in ordered[:_MOST_PICTURES]:
+        small = base64.b64encode(thumbnail(seen.sha256)).decode()
+        yield seen, seen.picture in report.held_out, problems[seen.picture], small
 
 
 def _size(seen: Inspection) -> tuple[int, int]:
@@ -155,7 +114,3 @@ def _size(seen: Inspection) -> tuple[int, int]:
 
 def _size_class(side: int) -> str:
     return next((f"below {limit}" for limit in _SIDES if side < limit), f"{_SIDES[-1]} and more")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
