@@ -73,7 +73,7 @@ NOT_IMPORTED: dict[str, dict[str, str]] = {
     },
     "cache_prompts": {
         "tlora/flux": "latents model noise quantise",
-        "tlora/pictures": "decode files heif loss_mask views",
+        "tlora/pictures": "boxes cicp decode described files heif icc loss_mask samples views",
         "tlora/runtime": "device_lock",
     },
     "cache_latents": {"tlora/pictures": "tokens"},

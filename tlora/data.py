@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tlora.errors import PictureError
-from tlora.pictures.decode import decode_picture
+from tlora.pictures.decode import decode_picture, picture_size
 from tlora.pictures.files import list_pictures, read_caption
 from tlora.pictures.loss_mask import read_mask
 from tlora.pictures.views import View, ViewSettings, take_view, views_of
@@ -35,6 +35,8 @@ class CaptionedPicture:
 class CaptionDataset(Sequence[CaptionedPicture]):
     """The views of a folder of pictures with same-name .txt captions; a missing caption is an empty string.
 
+    In order, each picture is decoded once for all of its views; its size is read from its head.
+
     Args:
         folder: Pictures and captions.
         views: Which views to take.
@@ -44,10 +46,11 @@ class CaptionDataset(Sequence[CaptionedPicture]):
 
     def __init__(self, folder: Path, views: ViewSettings, multiple: int, names: Sequence[str] | None = None) -> None:
         self.folder = folder
+        self._latest: tuple[str, Image.Image, Image.Image | None] | None = None
         self._items = [
             (name, view)
             for name in (names if names is not None else [path.name for path in list_pictures(folder)])
-            for view in views_of(_size(folder / name), views, multiple)
+            for view in views_of(picture_size(folder / name), views, multiple)
         ]
 
     def __len__(self) -> int:
@@ -55,10 +58,17 @@ class CaptionDataset(Sequence[CaptionedPicture]):
 
     def __getitem__(self, index: int) -> CaptionedPicture:  # type: ignore[override]
         name, view = self._items[index]
-        picture = decode_picture(self.folder / name)
-        mask = read_mask(self.folder / name, picture.size)
+        picture, mask = self._decode(name)
         weights = None if mask is None else to_weights(take_view(mask, view))
         return CaptionedPicture(name, read_caption(self.folder / name), view, to_pixels(take_view(picture, view)), weights)
+
+    def _decode(self, name: str) -> tuple[Image.Image, Image.Image | None]:
+        """Return a picture and its mask, the latest ones from memory."""
+        if self._latest is None or self._latest[0] != name:
+            self._latest = None  # two large pictures are never held at once
+            picture = decode_picture(self.folder / name)
+            self._latest = name, picture, read_mask(self.folder / name, picture.size)
+        return self._latest[1:]
 
 
 def to_pixels(picture: Image.Image) -> Float[Tensor, "3 height width"]:
@@ -82,7 +92,3 @@ def latent_weights(weights: Float[Tensor, "height width"], pixels_per_latent: in
     if not bool(means.any()):
         raise PictureError(f"{picture}: its loss mask is black in the part that training sees: check the mask, or center_crop")
     return means
-
-
-def _size(path: Path) -> tuple[int, int]:
-    return decode_picture(path).size

@@ -17,11 +17,16 @@ from PIL import Image
 
 import tasks.validate.look_store
 import tasks.validate.quality
+import tlora.pictures.boxes
+import tlora.pictures.cicp
 import tlora.pictures.colour
 import tlora.pictures.decode
+import tlora.pictures.described
 import tlora.pictures.files
 import tlora.pictures.heif
+import tlora.pictures.icc
 import tlora.pictures.loss_mask
+import tlora.pictures.samples
 from tasks.validate.look_store import Look, LookStore, known_looks
 from tasks.validate.parallel_map import Engine, map_in_order
 from tasks.validate.quality import contrast, middle, overview, perceptual_hash, sharpness
@@ -38,6 +43,11 @@ DECODED_BY = (  # whose code decides what is seen of a picture
     tlora.pictures.files,
     tlora.pictures.colour,
     tlora.pictures.heif,
+    tlora.pictures.boxes,
+    tlora.pictures.cicp,
+    tlora.pictures.described,
+    tlora.pictures.icc,
+    tlora.pictures.samples,
     tlora.pictures.loss_mask,
     tasks.validate.quality,
     tasks.validate.look_store,

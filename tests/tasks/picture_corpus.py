@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image, ImageCms
 
 SIZE = (64, 48)
@@ -61,13 +62,92 @@ def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def png(width: int, height: int, depth: int, colour_type: int, rows: bytes) -> bytes:
-    """Return a PNG written by hand, for what pillow does not write: 16-bit colour, bombs, lies."""
+def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG written by hand, for what pillow does not write: 16-bit colour, code points, bombs, lies."""
     head = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    chunks = ((b"IHDR", head), *extra, (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
+
+
+def deep_rows(picture: Image.Image) -> bytes:
+    """Return a picture's samples with 16 bits each, as they stand in a PNG."""
+    samples = np.asarray(picture).astype(">u2") * 257
+    return b"".join(b"\0" + row.tobytes() for row in samples.astype(">u2"))
+
+
+def tiff(samples: object, **how: object) -> bytes:
+    """Return samples as a TIFF written by tifffile, which knows more kinds than pillow."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, **how)
+    return buffer.getvalue()
+
+
+def retagged(data: bytes, tag: int, value: int) -> bytes:
+    """Return a little-endian TIFF with another value of a short that it has."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        at = file.pages[0].tags[tag].valueoffset  # type: ignore[union-attr]
+    return data[:at] + struct.pack("<H", value) + data[at + 2 :]
+
+
+def nclx(data: bytes, primaries: int, transfer: int) -> bytes:
+    """Return an AVIF or HEIC that says other code points than it did."""
+    at = data.index(b"colrnclx") + 8
+    return data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :]
+
+
+def with_clap(data: bytes) -> bytes:
+    """Return an AVIF that says that its middle alone is to be shown."""
+    box = struct.pack(">I4s8I", 40, b"clap", 32, 1, 24, 1, 0, 1, 0, 1)
+    grown = bytearray(data)
+
+    def grow(name: bytes, at: int, more: int) -> None:
+        start = grown.index(name) - 4
+        grown[start : start + 4] = struct.pack(">I", struct.unpack_from(">I", grown, start)[0] + more)
+        assert at >= start
+
+    end_of_ipco = grown.index(b"ipma") - 4
+    number = _count_boxes(bytes(grown[grown.index(b"ipco") + 4 : end_of_ipco])) + 1
+    associations = grown.index(b"ipma") + 14  # after version, flags, count of items and the item's own number
+    grown[associations] += 1
+    grown.insert(associations + grown[associations], 0x80 | number)  # last, and essential
+    grow(b"ipma", associations, 1)
+    grown[end_of_ipco:end_of_ipco] = box
+    grow(b"ipco", end_of_ipco, len(box))
+    for name in (b"iprp", b"meta"):
+        grow(name, end_of_ipco, len(box) + 1)
+    offset = struct.pack(">I", data.index(b"mdat") + 4)
+    where = grown.index(offset, grown.index(b"iloc"))
+    grown[where : where + 4] = struct.pack(">I", data.index(b"mdat") + 4 + len(box) + 1)
+    return bytes(grown)
+
+
+def linear_profile() -> bytes:
+    """Return a profile in linear light whose name begins with sRGB, as sRGB-elle-V2-g10.icc's does."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for index in range(struct.unpack(">I", profile[128:132])[0]):
+        name, start, _ = struct.unpack(">4sII", profile[132 + 12 * index : 144 + 12 * index])
+        if name in (b"rTRC", b"gTRC", b"bTRC"):
+            profile[start + 12 : start + 32] = struct.pack(">5i", 65536, 65536, 0, 65536, 0)
+    return bytes(profile)
+
+
+def bmp_with_profile(picture: Image.Image, profile: bytes, kind: bytes = b"DEBM") -> bytes:
+    """Return a BMP of version 5 that holds a profile."""
+    rows = np.asarray(picture)[::-1, :, ::-1].tobytes()
+    head = struct.pack("<IiiHHIIiiII", 124, *picture.size, 1, 24, 0, len(rows), 2835, 2835, 0, 0)
+    head += bytes(16) + kind + bytes(48) + struct.pack("<IIII", 4, 124 + len(rows), len(profile), 0)
+    return b"BM" + struct.pack("<IHHI", 138 + len(rows) + len(profile), 0, 0, 138) + head + rows + profile
+
+
+def adobe_rgb_by_exif(picture: Image.Image) -> bytes:
+    """Return a JPEG as cameras write it that are set to Adobe RGB: no profile, but the interoperability index R03."""
+    pointer = struct.pack("<HHHII", 1, 0x8769, 4, 1, 26)  # the first directory: where the one of EXIF is
+    exif = struct.pack("<HHHIHH", 2, 0xA001, 3, 1, 0xFFFF, 0) + struct.pack("<HHII", 0xA005, 4, 1, 56) + bytes(4)
+    interoperability = struct.pack("<HHHI4s", 1, 1, 2, 4, b"R03\0") + bytes(4)
+    body = b"II*\0" + struct.pack("<I", 8) + pointer + bytes(4) + exif + interoperability
+    return encode(picture, "JPEG", exif=b"Exif\0\0" + body, quality=95, subsampling=0)
 
 
 def swapped_profile() -> bytes:
@@ -141,6 +221,11 @@ def _profiles(folder: Path) -> list[Specimen]:
         "profile.png": encode(sample(), "PNG", icc_profile=swapped),
         "profile_on_grey.png": encode(sample("L"), "PNG", icc_profile=swapped),
     }
+    applied |= {
+        "profile_linear_named_srgb.png": encode(sample(), "PNG", icc_profile=linear_profile()),
+        "profile_on_grey_alpha.png": encode(sample("LA"), "PNG", icc_profile=swapped),
+        "profile.bmp": bmp_with_profile(sample(), swapped),
+    }
     unusable = {
         "profile_broken.png": encode(sample(), "PNG", icc_profile=b"not a profile"),
         "profile_cut.jpg": encode(sample(), "JPEG", icc_profile=swapped[:200]),
@@ -152,6 +237,7 @@ def _profiles(folder: Path) -> list[Specimen]:
         *_write(folder, "unusable profile", "warn", unusable),
         *_write(folder, "CMYK", "warn", {"cmyk.jpg": encode(sample("CMYK"), "JPEG"), "cmyk.tif": encode(sample("CMYK"), "TIFF")}),
         *_write(folder, "Lab", "convert", lab),
+        *_write(folder, "profile elsewhere", "refuse", {"linked.bmp": bmp_with_profile(sample(), b"C:\\p.icc\0", b"KNIL")}),
     ]
 
 
@@ -168,6 +254,14 @@ def _alpha(folder: Path) -> list[Specimen]:
         "alpha_key.png": encode(sample(), "PNG", transparency=CORNER),
         "alpha_palette.gif": encode(sample("P"), "GIF", transparency=sample("P").getpixel((0, 0))),
     }
+    key = sample().getpixel((0, 0))
+    transparent |= {
+        "deep_key.png": png(*SIZE, 16, 2, deep_rows(sample()), (b"tRNS", struct.pack(">3H", *(257 * part for part in key)))),
+        "deep_key_grey.png": png(
+            *SIZE, 16, 0, deep_rows(sample("L")), (b"tRNS", struct.pack(">H", 257 * sample("L").getpixel((0, 0))))
+        ),
+        "four_bit_key.png": png(4, 1, 4, 0, b"\0\x12\x34", (b"tRNS", b"\0\x03")),
+    }
     return _write(folder, "opaque alpha", "convert", opaque) + _write(folder, "transparency", "warn", transparent)
 
 
@@ -183,7 +277,79 @@ def _deep(folder: Path) -> list[Specimen]:
         "floats.tif": encode(Image.fromarray(np.linspace(0, 1, 64 * 48, dtype=np.float32).reshape(48, 64)), "TIFF"),
         "integers.tif": encode(Image.fromarray(np.arange(64 * 48, dtype=np.int32).reshape(48, 64)), "TIFF"),
     }
-    return _write(folder, "16 bit", "convert", sixteen) + _write(folder, "32 bit", "refuse", numbers)
+    numbers["colour_floats.tif"] = tiff(np.zeros((48, 64, 3), np.float32), photometric="rgb")
+    signed = {f"signed_{bits}.tif": tiff(np.zeros((48, 64), f"i{bits // 8}"), photometric="minisblack") for bits in (8, 16)}
+    linear = {"deep_linear.png": png(*SIZE, 16, 2, deep_rows(sample()), (b"gAMA", struct.pack(">I", 100_000)))}
+    return [
+        *_write(folder, "16 bit", "convert", sixteen),
+        *_write(folder, "16 bit, linear light", "warn", linear),
+        *_write(folder, "32 bit", "refuse", numbers),
+        *_write(folder, "signed", "refuse", signed),
+    ]
+
+
+def _tiffs(folder: Path) -> list[Specimen]:
+    colour = np.asarray(sample())
+    deep, grey = colour.astype(np.uint16) * 257, np.asarray(sample("L"))
+    planes = {
+        f"planes_{name}.tif": tiff(
+            np.moveaxis(samples, -1, 0).copy(), photometric="rgb", planarconfig="separate", compression=packed
+        )
+        for name, samples, packed in (("8", colour, None), ("16", deep, None), ("16_packed", deep, "zlib"))
+    }
+    white = {
+        "zero_is_white_8.tif": tiff(255 - grey, photometric="miniswhite"),
+        "zero_is_white_16.tif": tiff(65535 - grey.astype(np.uint16) * 257, photometric="miniswhite"),
+    }
+    lab = tiff(np.moveaxis(colour, -1, 0).copy(), photometric="cielab", planarconfig="separate")
+    two = np.stack([grey, grey])
+    odd = {
+        "planes_lab.tif": lab,
+        "planes_grey_alpha.tif": tiff(two, photometric="minisblack", planarconfig="separate", extrasamples=["unassalpha"]),
+        "planes_grey_alpha_packed.tif": tiff(
+            two, photometric="minisblack", planarconfig="separate", extrasamples=["unassalpha"], compression="zlib"
+        ),
+        "subsampled.tif": retagged(encode(sample(), "TIFF"), 262, 6),
+        "other_inks.tif": tiff(np.zeros((48, 64, 4), np.uint8), photometric="separated", extratags=[(332, 3, 1, 2, True)]),
+    }
+    return [
+        *_write(folder, "planar TIFF", "convert", planes),
+        *_write(folder, "zero is white", "convert", white),
+        *_write(folder, "unusual TIFF", "refuse", odd),
+    ]
+
+
+def _said_colours(folder: Path) -> list[Specimen]:
+    rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(sample()))
+    avif, heic = encode(sample(), "AVIF", quality=90), base64.b64decode(HEIC)
+    adobe = struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
+    coded = {
+        "cicp.png": png(*SIZE, 8, 2, rows, (b"cICP", bytes([12, 13, 0, 1]))),
+        "nclx.avif": nclx(avif, 12, 13),
+        "nclx.heic": nclx(heic, 12, 13),
+    }
+    hdr = {
+        "pq.png": png(*SIZE, 8, 2, rows, (b"cICP", bytes([9, 16, 0, 1]))),
+        "hlg.avif": nclx(avif, 9, 18),
+        "pq.heic": nclx(heic, 9, 16),
+    }
+    unknown = {
+        "log.avif": nclx(avif, 9, 9),
+        "xyz.heic": nclx(heic, 10, 13),
+        "narrow.png": png(*SIZE, 8, 2, rows, (b"cICP", bytes([1, 13, 0, 0]))),
+    }
+    numbers = {
+        "linear.png": png(*SIZE, 8, 2, rows, (b"gAMA", struct.pack(">I", 100_000))),
+        "adobe.png": png(*SIZE, 8, 2, rows, (b"gAMA", struct.pack(">I", 45_455)), (b"cHRM", adobe)),
+    }
+    return [
+        *_write(folder, "colours by code", "convert", coded),
+        *_write(folder, "HDR", "refuse", hdr),
+        *_write(folder, "unknown code", "refuse", unknown),
+        *_write(folder, "gamma and primaries", "convert", numbers),
+        *_write(folder, "Adobe RGB by EXIF", "convert", {"adobe.jpg": adobe_rgb_by_exif(sample())}),
+        *_write(folder, "AVIF to be cropped", "warn", {"clap.avif": with_clap(avif)}),
+    ]
 
 
 def _frames(folder: Path) -> list[Specimen]:
@@ -283,6 +449,14 @@ def _heic(folder: Path) -> list[Specimen]:
     return _write(folder, "HEIC", "convert", files) + _write(folder, "damaged", "refuse", damaged)
 
 
+def _count_boxes(data: bytes) -> int:
+    at = count = 0
+    while at < len(data):
+        at += struct.unpack_from(">I", data, at)[0]
+        count += 1
+    return count
+
+
 def _lab() -> Image.Image:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     converted = ImageCms.profileToProfile(sample(), srgb, lab, outputMode="LAB")
@@ -303,6 +477,8 @@ _MAKERS: tuple[Callable[[Path], list[Specimen]], ...] = (
     _profiles,
     _alpha,
     _deep,
+    _tiffs,
+    _said_colours,
     _frames,
     _names,
     _damaged,

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from tlora.errors import PictureError
 
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION  # as browsers do with the relative colorimetric intent
-_PROFILE_MODES = {"RGB": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",), "Lab": ("LAB",)}
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+_LEVELS = np.arange(256, dtype=np.int16)
+_RAMPS = np.concatenate([_LEVELS[:, None] * np.array(hue, np.int16) for hue in ((1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1))])
+_MOST_OF_FIRST_STEP = 6  # levels between black and the next: 13 of linear light, 1 of sRGB
 
 
 @dataclass(frozen=True)
@@ -34,59 +38,74 @@ class Refused(PictureError):
         self.reason, self.remedy = reason, remedy
 
 
-def to_srgb(image: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]:
-    """Convert a loaded picture of any mode to 8-bit sRGB on white.
+def to_srgb(image: Image.Image, profile: bytes | None, *, is_deep: bool = False) -> tuple[Image.Image, tuple[Note, ...]]:
+    """Convert a loaded picture with 8 bits a sample to sRGB on white.
+
+    Args:
+        image: The picture, of any mode of 8 bits.
+        profile: The ICC profile that says what its numbers mean; None means sRGB.
+        is_deep: Whether the file has more than the 8 bits that were read.
 
     Returns:
         The picture in mode RGB (the very one given, if nothing had to change), and a note for each thing that was lost.
-
-    Raises:
-        Refused: If the samples have no agreed range (32-bit integers or floats).
     """
-    profile = image.info.get("icc_profile")
-    image = _to_profiled_mode(_to_eight_bits(image))
-    image, colour_notes = _apply_profile(image, profile)
-    image, alpha_notes = _put_on_white(image)
-    image.info = {}  # else the profile just applied would be embedded again by whoever saves the picture
-    return image, colour_notes + alpha_notes
+    colours, alpha = _split_alpha(image)
+    colours, colour_notes = _apply_profile(colours, profile, is_deep)
+    picture, alpha_notes = (colours, ()) if alpha is None else _put_on_white(colours, alpha)
+    picture.info = {}  # else the profile just applied would be embedded again by whoever saves the picture
+    return picture, colour_notes + alpha_notes
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F"):
-        kind = "32-bit floats" if image.mode == "F" else "32-bit integers"
-        raise Refused(f"its samples are {kind}, of which nobody knows the white point", "export it with 8 or 16 bits a channel")
-    if image.mode.startswith("I;16"):
-        samples = np.asarray(image)
-        return Image.fromarray((samples >> 8).astype(np.uint8))  # the high byte, as pillow takes it of 16-bit colour
-    return image
-
-
-def _to_profiled_mode(image: Image.Image) -> Image.Image:
-    """Return one of the modes that a profile can speak of: L, RGB, RGBA, CMYK, LAB."""
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Return the colours in a mode that a profile can speak of (L, RGB, CMYK, LAB), and the alpha channel if there is one."""
     if image.has_transparency_data:
-        return image.convert("RGBA")
+        straight = image.convert(image.mode.upper()) if image.mode in ("La", "RGBa") else image
+        grey = straight.mode in ("1", "L", "LA")
+        whole = straight.convert("LA" if grey else "RGBA")
+        return whole.convert("L" if grey else "RGB"), whole.getchannel("A")
     if image.mode in ("L", "RGB", "CMYK", "LAB"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
+        return image, None
+    return image.convert("L" if image.mode == "1" else "RGB"), None
 
 
-def _apply_profile(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, tuple[Note, ...]]:
+def _apply_profile(image: Image.Image, profile: bytes | None, is_deep: bool) -> tuple[Image.Image, tuple[Note, ...]]:
     if not profile:
         return _without_profile(image)
     try:
-        space, description = _read_profile(profile)
+        space = _read_space(profile)
         if space == "RGB" and image.mode == "L":
             image = image.convert("RGB")  # a grey picture saved by a program that attaches its RGB profile to everything
-        if image.mode not in _PROFILE_MODES.get(space, ()):
+        if image.mode != _PROFILE_MODES.get(space):
             return _without_profile(image, f"is for {space or 'nothing known'} and the picture is {image.mode}")
-        if description.startswith("sRGB"):
+        if image.mode == "RGB" and _changes_nothing(profile):
             return image, ()
-        target = "RGBA" if image.mode == "RGBA" else "RGB"
-        converted = ImageCms.applyTransform(image, _transform(profile, image.mode, target))
+        converted = ImageCms.applyTransform(image, _transform(profile, image.mode))
+        notes = _depth_notes(profile, image.mode) if is_deep else ()
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         return _without_profile(image, f"cannot be read ({error})")
     assert converted is not None  # only an in-place transform returns None
-    return converted, ()
+    return converted, notes
+
+
+def _changes_nothing(profile: bytes) -> bool:
+    """Return whether a profile is sRGB as far as 8 bits can tell; its name is no proof."""
+    return bool(np.abs(_response(profile, "RGB") - _RAMPS).max() <= 1)
+
+
+def _depth_notes(profile: bytes, mode: str) -> tuple[Note, ...]:
+    if mode not in ("L", "RGB") or int(_response(profile, mode)[1].min()) <= _MOST_OF_FIRST_STEP:
+        return ()
+    reason = "its samples are linear light of which the highest 8 bits are read, so its dark parts are in steps"
+    return (Note("linear", reason, "save it as sRGB"),)
+
+
+@lru_cache(maxsize=16)
+def _response(profile: bytes, mode: str) -> NDArray[np.int16]:
+    """Return what becomes of greys and pure colours, the levels 0, 1, 2, ... of greys first."""
+    ramps = Image.fromarray(_RAMPS[None].astype(np.uint8)).convert(mode)
+    converted = ImageCms.applyTransform(ramps, _transform(profile, mode))
+    assert converted is not None  # only an in-place transform returns None
+    return np.asarray(converted)[0].astype(np.int16)
 
 
 def _without_profile(image: Image.Image, trouble: str = "") -> tuple[Image.Image, tuple[Note, ...]]:
@@ -96,33 +115,30 @@ def _without_profile(image: Image.Image, trouble: str = "") -> tuple[Image.Image
         notes.append(Note("profile", reason, "open it in an editor and save it as sRGB"))
     if image.mode == "CMYK":
         notes.append(Note("cmyk", "it is CMYK without a usable profile: its colours are approximate", "export it as RGB"))
-        return image.convert("RGB"), tuple(notes)
     if image.mode == "LAB":
         lab = ImageCms.createProfile("LAB")
         converted = ImageCms.profileToProfile(image, lab, ImageCms.createProfile("sRGB"), outputMode="RGB")
         assert converted is not None  # only an in-place transform returns None
         return converted, tuple(notes)
-    return image if image.mode in ("RGB", "RGBA") else image.convert("RGB"), tuple(notes)
+    return image if image.mode == "RGB" else image.convert("RGB"), tuple(notes)
 
 
 @lru_cache(maxsize=16)
-def _read_profile(profile: bytes) -> tuple[str, str]:
-    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    return opened.profile.xcolor_space.strip(), (opened.profile.profile_description or "").strip()
+def _read_space(profile: bytes) -> str:
+    return ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
 
 
 @lru_cache(maxsize=16)
-def _transform(profile: bytes, mode: str, target: str) -> ImageCms.ImageCmsTransform:
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     opened, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(opened, srgb, mode, target, ImageCms.Intent.RELATIVE_COLORIMETRIC, _FLAGS)
+    return ImageCms.buildTransform(opened, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, _FLAGS)
 
 
-def _put_on_white(image: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]:
-    if image.mode == "RGB":
-        return image, ()
-    lowest = image.getchannel("A").getextrema()[0]
-    if lowest == 255:
-        return image.convert("RGB"), ()
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+def _put_on_white(colours: Image.Image, alpha: Image.Image) -> tuple[Image.Image, tuple[Note, ...]]:
+    if alpha.getextrema()[0] == 255:
+        return colours, ()
+    seen_through = colours.copy()
+    seen_through.putalpha(alpha)
+    white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
     note = Note("alpha", "it has transparent parts, which were put on white", "give it the background that it should have")
-    return Image.alpha_composite(white, image).convert("RGB"), (note,)
+    return Image.alpha_composite(white, seen_through).convert("RGB"), (note,)

@@ -8,6 +8,8 @@ import hashlib
 import io
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from PIL import AvifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin  # noqa
 
 from tlora.errors import PictureError
 from tlora.pictures.colour import Note, Refused, to_srgb
-from tlora.pictures.heif import is_heif, open_heif
+from tlora.pictures.described import describe
+from tlora.pictures.heif import heif_size, is_heif, open_heif
+from tlora.pictures.samples import load_samples
 
 MAX_PIXELS = 100_000_000  # 300 MB once decoded
 MAX_BYTES = 500_000_000
@@ -32,14 +36,17 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = (5, 6, 7, 8)  # width and height change places
 _CONVERT = "convert it to JPEG or PNG first"
 _COPY_AGAIN = "copy it again from its source, or remove it"
+_RESAVE_TIFF = "export it as RGB with 8 or 16 bits a channel, or copy it again from its source"
 _IMPOSTORS = (  # what stands at a byte of a file that is not the picture it is named as
     (0, b"version https://git-lfs", "it is a git-lfs pointer, not the picture", "run 'git lfs pull'"),
     (0, b"<svg", "it is a drawing (SVG), not a picture", _CONVERT),
     (0, b"<", "it is a web page or other markup, not a picture", "download the picture itself, or remove it"),
     (0, b"%PDF", "it is a PDF, not a picture", _CONVERT),
     (0, b"8BPS", "it is a Photoshop document, not a picture", _CONVERT),
+    *((0, mark, "it is a TIFF of a kind that is not read here, or it is damaged", _RESAVE_TIFF) for mark in (b"II*\0", b"MM\0*")),
     (0, b"PK\x03\x04", "it is a zip archive, not a picture", "unpack it, or remove it"),
 )
 
@@ -60,6 +67,21 @@ def decode_picture(path: Path) -> Image.Image:
     """
     try:
         return decode_bytes(read_picture(path)).picture
+    except Refused as refused:
+        raise PictureError(f"{path}: {refused}") from refused
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture as `decode_picture` would return it, from its head: no pixel is decoded.
+
+    Raises:
+        PictureError: If that cannot be read, naming file, reason and remedy.
+    """
+    try:
+        data = read_picture(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _upright_size(data)
     except Refused as refused:
         raise PictureError(f"{path}: {refused}") from refused
 
@@ -94,19 +116,29 @@ def decode_bytes(data: bytes) -> Decoded:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pillow warns of what is refused below, and of damaged metadata, which changes no pixel
         with _open(data) as image:
-            if image.width * image.height > MAX_PIXELS:
-                millions = image.width * image.height / 1e6
-                raise Refused(f"it has {millions:.0f} million pixels, more than {MAX_PIXELS / 1e6:.0f}", "save a smaller copy")
+            _refuse_too_many(image.size)
             try:
-                image.load()
+                described = describe(image, data)
+                samples = load_samples(image, data)
             except _DAMAGED as error:
                 raise Refused(f"it is damaged or cut short ({_brief(error)})", _COPY_AGAIN) from error
             turn = _UPRIGHT.get(_orientation(image))
-            picture, notes = to_srgb(image)
+            picture, notes = to_srgb(samples, described.profile, is_deep=described.is_deep)
+            notes += described.notes
             if image.format not in _SINGLE_FRAME_FORMATS:
                 picture = picture.copy() if picture is image else picture
                 notes += _frame_notes(image)
     return Decoded(picture.transpose(turn) if turn is not None else picture, notes)
+
+
+def _upright_size(data: bytes) -> tuple[int, int]:
+    if is_heif(data):
+        with _named_faults(data):
+            return heif_size(data, MAX_PIXELS)
+    with _open(data) as image:
+        _refuse_too_many(image.size)
+        turns = image.format != "TIFF" and _orientation(image) in _TURNED  # pillow says a TIFF's size as it is seen
+        return image.size[::-1] if turns else image.size
 
 
 def picture_digest(data: bytes) -> str:
@@ -114,9 +146,22 @@ def picture_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _refuse_too_many(size: tuple[int, int]) -> None:
+    pixels = size[0] * size[1]
+    if pixels > MAX_PIXELS:
+        raise Refused(f"it has {pixels / 1e6:.0f} million pixels, more than {MAX_PIXELS / 1e6:.0f}", "save a smaller copy")
+
+
 def _open(data: bytes) -> Image.Image:
-    try:
+    with _named_faults(data):
         return open_heif(data, MAX_PIXELS) if is_heif(data) else Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+@contextmanager
+def _named_faults(data: bytes) -> Iterator[None]:
+    """Say of bytes that cannot be opened what they are instead of a picture."""
+    try:
+        yield
     except Image.DecompressionBombError as error:
         raise Refused(f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels", "save a smaller copy") from error
     except _DAMAGED as error:

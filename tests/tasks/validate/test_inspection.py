@@ -57,7 +57,8 @@ def test_what_earlier_code_saw_is_forgotten_in_the_end(data: Path, base: ModelSp
     assert {path.name for path in folder.iterdir()} == {current, "2.sqlite", "3.sqlite", "4.sqlite"}
 
 
-DECODERS = {"decode", "files", "colour", "heif", "loss_mask", "quality", "look_store", "inspection"}
+PICTURES = {"boxes", "cicp", "colour", "decode", "described", "files", "heif", "icc", "loss_mask", "samples"}
+DECODERS = PICTURES | {"quality", "look_store", "inspection"}
 
 
 def test_what_is_remembered_is_forgotten_when_a_decoder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

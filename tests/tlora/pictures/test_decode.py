@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tasks.picture_corpus import CORNER, HEIC, SIZE, encode, sample, swapped_profile
+from tests.tasks.picture_corpus import CORNER, HEIC, SIZE, adobe_rgb_by_exif, bmp_with_profile, encode, sample, swapped_profile
 from tlora.errors import PictureError
 from tlora.pictures.colour import Refused
 from tlora.pictures.decode import decode_bytes, decode_picture
@@ -60,9 +60,10 @@ def test_a_truncated_file_is_refused_by_name_with_a_remedy(tmp_path: Path) -> No
 
 def test_random_damage_is_refused_or_decoded_but_never_anything_else() -> None:
     rng = np.random.default_rng(0)
-    sources = [encode(sample(), kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")] + [encode(sample("P"), "GIF")]
+    sources = [encode(sample(), kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP")] + [encode(sample("P"), "GIF")]
+    sources += [base64.b64decode(HEIC), bmp_with_profile(sample(), swapped_profile()), adobe_rgb_by_exif(sample())]
     outcomes = set()
-    for n in range(600):
+    for n in range(900):
         data = bytearray(sources[n % len(sources)])
         for position in rng.integers(0, len(data), 3):
             data[position] = rng.integers(256)
