@@ -1,4 +1,4 @@
-"""Which outputs have to be there: where results were pulled and caches were not, nothing is made again for nobody to read.
+"""Which outputs have to be there: a cache that no stage is going to read is not made again where results were pulled.
 
 `dvc repro --allow-missing` skips a stage that lacks its outputs alone, also where a stage that runs then fails for want of them.
 Here it skips only what no stage that may run reads.

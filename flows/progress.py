@@ -1,4 +1,4 @@
-"""How far a stage is, on the run's page: an artifact that follows the lines which `tasks.progress` prints.
+"""How far a stage is, on the run's page: an artifact that follows the lines which `tlora.runtime.progress` prints.
 
 A convenience: a server that is away while a stage runs costs a line, not the stage.
 """

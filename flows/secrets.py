@@ -1,4 +1,4 @@
-"""What a stage may know and a log may not: tokens and passwords, handed on in the environment and struck out of every line.
+"""Tokens and passwords: handed to stages in the environment, and removed from every line of a log.
 
 Never parameters, job variables or arguments: Prefect keeps those in its database, and dvc.lock keeps a stage's command.
 """

@@ -193,8 +193,8 @@ def _copy(picture: Path, folder: Path, trigger: str) -> bool:
     if not picture.is_file():
         raise PictureError(f"{picture}: it is a broken link or no file: repair or remove it, then run this again")
     if target.exists():
-        raise PictureError(f"{picture}: another picture has the same name, spelt otherwise in Unicode: rename one of them")
-    shutil.copyfile(picture, target)  # follows symbolic links: the data must not hang on where they lead
+        raise PictureError(f"{picture}: another picture has the same name, in another Unicode form: rename one of them")
+    shutil.copyfile(picture, target)  # follows symbolic links: the data must not depend on where they lead
     mask = mask_path(picture)
     if mask:
         shutil.copyfile(mask, target.with_name(f"{target.stem}{MASK_ENDING}{mask.suffix}"))

@@ -145,7 +145,7 @@ def _concept_hint(commit: str) -> list[str]:
     then = _git("show", f"{commit}:./{CONCEPT}") if commit else ""
     if not then or (CONCEPT.exists() and CONCEPT.read_text(encoding="utf-8") == then):
         return []
-    return [f"  {CONCEPT} was another then: git checkout {commit[:12]} -- {CONCEPT}"]
+    return [f"  {CONCEPT} has changed since; to have it as it was: git checkout {commit[:12]} -- {CONCEPT}"]
 
 
 def _git(*arguments: str) -> str:

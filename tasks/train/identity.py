@@ -61,7 +61,7 @@ class TrainSettings:
 
     @property
     def guarded_step(self) -> int:
-        """The step at which the adapter's effect is checked: not in the warm-up, at the last step at the latest; 0 for never."""
+        """The step at which the adapter's effect is checked, after the warm-up and no later than the last step; 0 is never."""
         if not self.preview.guard_step:
             return 0
         warm = self.training.optimizer.lr_warmup_steps + 1

@@ -84,7 +84,7 @@ def perceptual_hash(picture: Image.Image) -> int:
     """
     grey = np.asarray(picture.convert("L").resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX), np.float64)
     cosines = _cosines()
-    frequencies = (cosines @ grey @ cosines.T).round(3).ravel()  # rounded: a bit must not hang on the order of additions
+    frequencies = (cosines @ grey @ cosines.T).round(3).ravel()  # rounded: a bit must not depend on the order of additions
     below, above = np.sort(frequencies)[31:33]
     return int.from_bytes(np.packbits(frequencies > (below + above) / 2).tobytes())
 

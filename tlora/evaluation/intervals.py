@@ -1,6 +1,6 @@
 """How sure a mean is: the bootstrap, over prompts and seeds together.
 
-Both are resampled because neither other prompts nor other seeds would give the same cells. Resamples hang on nothing but the
+Both are resampled because neither other prompts nor other seeds would give the same cells. Resamples depend on nothing but the
 shape of the table, so two tables of one shape are resampled alike, and differences between checkpoints stay paired.
 Known failure: with fewer than about eight prompts or seeds, intervals of the bootstrap are too narrow.
 """

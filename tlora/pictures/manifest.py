@@ -1,6 +1,6 @@
 """The manifest: which pictures with which captions, by content, and which of them are held out.
 
-Who is held out hangs on each picture's own digest, so adding or renaming a picture moves at most one other, and copies of
+Who is held out depends on each picture's own digest, so adding or renaming a picture moves at most one other, and copies of
 one picture stay on one side.
 """
 
