@@ -13,6 +13,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train."""
     config = read_config(options)
-    from tlora.commands.single_run import train_from_config
+    from tlora.commands.flat_training import train_from_config
 
     train_from_config(config, say)

@@ -13,6 +13,7 @@ from tlora.flux.noise import MAX_TIMESTEP, NoiseSettings, sigma_quantile
 from tlora.schedule import RankSchedule
 
 _LEVELS = 4096
+_SHOWN = 10  # ranks in the line; of more, every so many
 
 
 def rank_activity(schedule: RankSchedule, noise: NoiseSettings, image_tokens: int) -> Float[Tensor, " rank"]:
@@ -40,13 +41,15 @@ def sampler_reach(schedule: RankSchedule, timesteps: Float[Tensor, " steps"]) ->
 
 
 def activity_lines(schedule: RankSchedule, activity: Float[Tensor, " rank"], reach: Reach) -> list[str]:
-    """Return the table for people, and a warning where the sampler never reaches the last ranks.
+    """Return a line for people, and a warning where the sampler never reaches the last ranks.
 
     The very last rank is left out: by the formula it takes part at timestep 0 alone, which no sampler visits.
     """
-    shares = activity.tolist()
-    lines = [f"ranks 1 to {schedule.min_rank} take part in every sample"]
-    lines += [f"rank {k + 1} takes part in {shares[k]:.0%} of the samples" for k in range(schedule.min_rank, schedule.rank)]
+    between = range(schedule.min_rank + 1, schedule.rank)  # the ranks that some samples leave out, the first counted as 1
+    shown = [f"{rank} in {float(activity[rank - 1]):.0%}" for rank in between[:: -(-len(between) // _SHOWN) or 1]]
+    rarer = [f"rank {', '.join(shown)} of the samples"] if shown else []
+    every, last = f"ranks 1 to {schedule.min_rank} take part in every sample", f"rank {schedule.rank} at timestep 0 alone"
+    lines = [", ".join([every, *rarer, f"{last}, as the formula has it"])]
     if reach.highest_rank < schedule.rank - 1:
         lines.append(
             f"warning: sampling in {reach.steps} steps never uses ranks {reach.highest_rank + 1} to {schedule.rank}:"

@@ -18,7 +18,7 @@ from tlora.drawing.picture_record import read_record
 from tlora.metadata.config import TLoRAConfig
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["tlora.commands.single_run", "tlora.drawing.draw"])
+FORK.set_forkserver_preload(["tlora.commands.flat_training", "tlora.drawing.draw"])
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +192,7 @@ def test_the_troubles_that_people_had_are_met_before_a_weight_is_loaded(
             with pytest.raises(SystemExit, match=r"torch 2\.4\.1\+cu121 is too old: .*enable_gqa.* pip install 'torch>=2\.5'"):
                 main([verb, "--config", "config.yaml", *options])
     write_config(folder, base)
-    monkeypatch.setattr("tlora.commands.single_run.OUTPUT_BYTES", 1e18)
+    monkeypatch.setattr("tlora.commands.flat_training.OUTPUT_BYTES", 1e18)
     with pytest.raises(SystemExit, match=r"out: .* GB free, .* GB needed: free some, or choose another output_dir"):
         main(["train", "--config", "config.yaml"])
 

@@ -4,20 +4,24 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from tests.processes import limit_memory
 from tests.tlora.commands.workplace import write_config
 from tlora.cli import main
-from tlora.metadata.adapter import read_metadata
+from tlora.metadata.adapter import WEIGHTS_FILE, read_metadata
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["tlora.commands.single_run"]
+    ["tlora.commands.flat_training"]
 )  # each process starts with the imports done, and is as real as any other
 
 
@@ -29,7 +33,7 @@ def test_it_trains_and_says_what_people_want_to_know(folder: Path, base: Path, c
         f"out/{name}/tlora_weights.safetensors" for name in ("checkpoint-1", "checkpoint-2", "final")
     ]
     assert "warning: no caption for 1 of the pictures, such as 1.png" in said
-    assert "rank 2 takes part in 67% of the samples" in said
+    assert "ranks 1 to 1 take part in every sample, rank 2 in 67%, 3 in 33% of the samples, rank 4 at timestep 0 alone" in said
     assert "train: 2/2 loss" in said
     assert "relative weight change: attn.to_k" in said
     metadata = read_metadata(Path("out/final/tlora_weights.safetensors"))
@@ -60,6 +64,23 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(folder: Path, base: Pat
     assert "starting afresh at step 0: config.checkpointing_steps was 10, is 1" in said
     assert digests(folder / "out/former-1") == interrupted
     assert sorted(p.name for p in (folder / "out").glob("*/")) == [".state", "checkpoint-1", "checkpoint-2", "final", "former-1"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains_with_the_doubled_batch_and_speak_once(folder: Path, base: Path) -> None:
+    write_config(folder, base, train_batch_size=2, learning_rate=0.001, output_dir="one")
+    said_by(start(folder), folder)
+    write_config(folder, base, train_batch_size=1, learning_rate=0.001, output_dir="two")
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch, "--module", "tlora.cli", "train", "--config", "config.yaml"]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("2 steps done, adapters in two") == 1
+    alone, together = (load_file(folder / name / "final" / WEIGHTS_FILE) for name in ("one", "two"))
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -114,7 +135,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_a_config_that_cannot_work_is_one_line_before_a_weight_is_loaded(
     folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tlora.commands.single_run.load_vae", None)  # nothing may come as far as loading
+    monkeypatch.setattr("tlora.commands.flat_training.load_vae", None)  # nothing may come as far as loading
     for changes, line in CANNOT_WORK.items():
         write_config(folder, base, **yaml.safe_load(changes))
         with pytest.raises(SystemExit, match=line):

@@ -5,7 +5,7 @@ import torch
 
 from tlora.flux.noise import NoiseSettings
 from tlora.schedule import RankSchedule
-from tlora.training.rank_activity import activity_lines, rank_activity, sampler_reach
+from tlora.training.rank_activity import Reach, activity_lines, rank_activity, sampler_reach
 
 
 def test_under_uniform_noise_and_exponent_one_ranks_take_part_in_even_steps() -> None:
@@ -24,6 +24,20 @@ def test_a_larger_exponent_and_a_shift_towards_noise_keep_high_ranks_out() -> No
 def test_a_sampler_reaches_what_its_last_step_uses() -> None:
     reach = sampler_reach(RankSchedule(16, 8), torch.tensor([1000.0, 750.0, 500.0, 250.0]))
     assert (reach.highest_rank, reach.steps) == (14, 4)
+
+
+def test_what_each_rank_takes_part_in_is_a_line_however_many_ranks_there_are() -> None:
+    def line(schedule: RankSchedule) -> str:
+        return activity_lines(schedule, rank_activity(schedule, NoiseSettings(), 256), Reach(schedule.rank, 25))[0]
+
+    assert line(RankSchedule(5, 1)) == (
+        "ranks 1 to 1 take part in every sample, rank 2 in 75%, 3 in 50%, 4 in 25% of the samples,"
+        " rank 5 at timestep 0 alone, as the formula has it"
+    )
+    assert line(RankSchedule(2, 1)) == (
+        "ranks 1 to 1 take part in every sample, rank 2 at timestep 0 alone, as the formula has it"
+    )
+    assert line(RankSchedule(128, 64)).count("%") == 9
 
 
 def warnings_of(schedule: RankSchedule, timesteps: list[float]) -> list[str]:
