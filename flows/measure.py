@@ -13,14 +13,15 @@ from prefect.states import Completed, Failed
 
 from flows import stages
 from flows.pipeline import run_id
-from flows.promote import registered_name
 from flows.secrets import stage_secrets
 from flows.worktree import git, tree_of
-from tasks.registry.promotion import CHAMPION, fetch_adapter, record_measurement
+from tasks.registry.names import CHAMPION, registered_name_here
+from tasks.registry.promotion import fetch_adapter, record_measurement
 from tasks.registry.verdict import PromotionError
 from tasks.registry.versions import find_alias
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import TloraError, TrainingError
+from tlora.metadata.adapter import FINAL
 
 METRICS = Path("metrics/evaluate.json")
 NOT_NEEDED = {"train", "register"}
@@ -37,7 +38,7 @@ def measure(model: str = "", revision: str = "") -> State[None]:
     """
     try:
         with explained_failures():
-            return _measure(model or registered_name(), revision)
+            return _measure(model or registered_name_here(), revision)
     except (TloraError, OSError) as error:
         return Failed(message=str(error))
 
@@ -54,7 +55,7 @@ def _measure(model: str, revision: str) -> State[None]:
                 continue
             if stage == "evaluate":
                 shutil.rmtree("adapters", ignore_errors=True)
-                shutil.copytree(adapter, Path("adapters") / "final")
+                shutil.copytree(adapter, Path("adapters") / FINAL)
             ran = stages.run_stage(stage, get_run_logger().info, secrets=stage_secrets())
             if ran.reason:
                 raise TrainingError(f"{stage}: {ran.reason}")

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import os
 import sys
-from pathlib import Path
 
 from prefect import State, flow
 from prefect.artifacts import create_markdown_artifact
@@ -19,15 +18,13 @@ from prefect.states import Completed, Failed
 
 from flows.command import run_once
 from tasks.registry import promotion
+from tasks.registry.names import PARAMS, registered_name_here
 from tasks.registry.verdict import PromoteSettings, Verdict
 from tasks.running.cli import read_section
 from tasks.tracking.store import Store, explained_failures, open_store
 from tlora.errors import TloraError
-from tlora.flux.spec import ModelSpec
-from tlora.metadata.concept import read_concept
 from tlora.runtime.settings import parse_settings
 
-PARAMS, CONCEPT = Path("params.yaml"), Path("concept.yaml")
 GATE = "the gate"
 LATE_SECONDS = 600  # a server that finds a pause expired puts a failure of its own in place of every state proposed to it
 
@@ -52,7 +49,7 @@ def promote(model: str = "", version: str = "", approved_by: str = "", why: str 
     """
     try:
         with explained_failures():
-            return _promote(open_store(), model or registered_name(), version, approved_by, why)
+            return _promote(open_store(), model or registered_name_here(), version, approved_by, why)
     except (TloraError, OSError) as error:
         return Failed(message=str(error))
 
@@ -68,21 +65,11 @@ def rollback(model: str = "", why: str = "", by: str = "") -> State[None]:
     """
     try:
         with explained_failures():
-            name, who = model or registered_name(), by or _account()
+            name, who = model or registered_name_here(), by or _account()
             restored, replaced = promotion.roll_back(open_store(), name, by=who, run=_this_run(), why=why or "asked for")
     except (TloraError, OSError) as error:
         return Failed(message=str(error))
     return Completed(message=f"version {restored} of {name} is champion again, version {replaced} no longer")
-
-
-def registered_name() -> str:
-    """Return the name of the model that this tree's pipeline registers.
-
-    Raises:
-        SettingsError: If params.yaml or concept.yaml cannot be read.
-    """
-    model = parse_settings(ModelSpec, read_section(PARAMS, "model"), f"{PARAMS}: model")
-    return f"tlora-{model.name}-{read_concept(CONCEPT).name}"
 
 
 def _promote(store: Store, model: str, version: str, approved_by: str, why: str) -> State[None]:

@@ -21,9 +21,7 @@ from tasks.registry.versions import PinnedVersion, pinned_versions, revisions
 from tasks.running.state_folder import state_folder
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import SettingsError, TloraError
-from tlora.metadata.digests import digest_of
-
-FINGERPRINT = "fingerprint.json"
+from tlora.metadata.digests import FINGERPRINT, params_digest
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,7 @@ def _origin(folder: Path) -> tuple[str, str, str, str]:
     """Return what a training state was made from, as a version's tags say it."""
     try:
         fields = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
-        params = digest_of([fields["params"], fields["views"], fields["captions"]])
-        return fields["data"], fields["code"], fields["base_revision"], params
+        return fields["data"], fields["code"], fields["base_revision"], params_digest(fields)
     except (OSError, ValueError, KeyError):
         return "", "", "", ""
 

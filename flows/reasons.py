@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from flows.plan import changes, is_code, read_status, settings_in
 from flows.worktree import git
 from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
+from tasks.registry.names import CHALLENGER, CHAMPION
 from tasks.registry.versions import find_alias
 from tasks.running.cli import read_params, read_section
 from tasks.running.state_folder import state_folder
 from tasks.tracking.store import Store
 from tlora.errors import SettingsError
-from tlora.flux.files import base_digest
+from tlora.flux.files import base_revision, is_same_base
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import parse_settings
@@ -153,7 +154,7 @@ def find_reasons(store: Store, model: str, settings: RetrainSettings) -> Retrain
     data = ["the pictures have changed since data.dvc was written"] if _has_changed("data", since_run) else []
     code = [change for change in since_run if is_code(change.split(" ")[0])]
     here = [*data, *settings_in(status), *(code if settings.on_code_change else [])]
-    champion, challenger = find_alias(store, model, "champion"), find_alias(store, model, "challenger")
+    champion, challenger = find_alias(store, model, CHAMPION), find_alias(store, model, CHALLENGER)
     if champion is None and challenger is None:
         return RetrainReasons(("there is no version yet",))
     if not here and challenger and (decided := _decided(challenger)) and not _differences(store, challenger):
@@ -174,11 +175,9 @@ def _differences(store: Store, version: "ModelVersion") -> list[str]:
     if digest != version.tags.get("data_dvc"):
         found.append(f"data.dvc is {digest[:8]}, version {version.version}'s was {version.tags.get('data_dvc', 'unknown')[:8]}")
     model = parse_settings(ModelSpec, read_section(PARAMS, "model"), f"{PARAMS}: model")
-    revision = model.revision or base_digest(model)
-    if revision != version.tags.get("base_revision"):
-        found.append(
-            f"the base is at {revision[:8]}, version {version.version}'s was {version.tags.get('base_revision', '')[:8]}"
-        )
+    revision, before = base_revision(model), version.tags.get("base_revision", "")
+    if not is_same_base(model.path, revision, version.tags.get("base", ""), before):
+        found.append(f"the base is at {revision[:8]}, version {version.version}'s was {before[:8]}")
     run = store.client.get_run(str(version.run_id))
     return found + list(_changed_settings(read_params(PARAMS), run.data.params))
 

@@ -30,11 +30,12 @@ from prefect.states import Completed, Failed
 from flows.command import run_once
 from flows.pipeline import pipeline
 from flows.plan import make_plan, rows_of, summary_of
-from flows.promote import promote, registered_name
+from flows.promote import promote
 from flows.reasons import RetrainReasons, RetrainSettings, bring_in, find_reasons, read_settings
 from flows.run_page import table
 from flows.worktree import commit, git
 from tasks.dvc_command import run_dvc
+from tasks.registry.names import registered_name_here
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import TloraError
 
@@ -56,7 +57,7 @@ def _retrain(settings: RetrainSettings) -> State[None]:
     for line in bring_in(settings):
         get_run_logger().info(line)
     with explained_failures():
-        found = find_reasons(open_store(), registered_name(), settings)
+        found = find_reasons(open_store(), registered_name_here(), settings)
     if not found.reasons:
         return Completed(name="Skipped", message=f"nothing new: {found.quiet}")
     get_run_logger().info("training again: %s", "; ".join(found.reasons))

@@ -9,6 +9,7 @@ from flows.stages import StageRun
 from tasks.register.registration import Registration, read_registration
 from tasks.running.cli import read_params
 from tlora.errors import SettingsError
+from tlora.metadata.adapter import BASE
 
 METRICS = Path("metrics/evaluate.json")
 DATA_CHANGES = Path("reports/register/data_changes.md")
@@ -50,9 +51,9 @@ def metrics_report(metrics: Mapping[str, Any]) -> list[str]:
     rows = [(checkpoint, *(_short(values.get(name, "")) for name in deciding)) for checkpoint, values in checkpoints.items()]
     parts.append(table(("checkpoint", *deciding), rows))
     if recommended in checkpoints:
-        base, own = checkpoints.get("base", {}), checkpoints[recommended]
+        base, own = checkpoints.get(BASE, {}), checkpoints[recommended]
         scores = [(name, _cell(base.get(name, "")), _cell(value)) for name, value in own.items() if isinstance(value, Mapping)]
-        parts.append(table(("metric", "base", recommended), scores))
+        parts.append(table(("metric", BASE, recommended), scores))
     return parts
 
 

@@ -17,7 +17,7 @@ from tasks.running.cli import named_section, run_stage
 from tasks.running.state_folder import state_folder
 from tlora.data import latent_weights, to_pixels, to_weights
 from tlora.flux.cached import assemble, content_key, item_file, write_item
-from tlora.flux.files import base_digest, require_base
+from tlora.flux.files import base_revision, require_base
 from tlora.flux.latents import PATCH
 from tlora.flux.model import Vae, choose_device, encode_posterior, load_vae, pixels_per_latent
 from tlora.flux.spec import ModelSpec
@@ -55,7 +55,7 @@ def cache_latents(
     require_base(model)
     with named_section("cache_latents"):
         require_resolution(settings, model)
-    encoder = base_digest(model, "vae")
+    encoder = base_revision(model, "vae")
     device = str(choose_device(model))
     with hold_device(device, "cache_latents"):
         vae = load_vae(model)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.running.cli import run_stage
 from tasks.running.state_folder import state_folder
 from tlora.flux.cached import assemble, content_key, item_file, write_item
-from tlora.flux.files import base_digest, require_base
+from tlora.flux.files import base_revision, require_base
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.concept import read_concept
 from tlora.pictures.manifest import read_manifest
@@ -42,7 +42,7 @@ def cache_prompts(
         evaluation: Output folder, embeddings for evaluation.
     """
     require_base(model)
-    encoder = base_digest(model, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    encoder = base_revision(model, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     trained = ["", *(item.caption for item in read_manifest(manifest).items)]
     evaluated = [*read_concept(concept).prompts, *(item.caption for item in read_manifest(held_out).items)]
     keys = {text: content_key(encoder, str(settings.max_sequence_length), text) for text in [*trained, *evaluated]}

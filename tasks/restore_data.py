@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.dvc_command import local_changes, parse_dvc_file, read_dvc_file, run_dvc
+from tasks.registry.names import registered_name_here
 from tasks.registry.versions import find_alias
-from tasks.running.cli import read_section
 from tasks.running.telemetry import telemetry_off
 from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tlora.errors import PictureError, SettingsError, TloraError
-from tlora.flux.spec import ModelSpec
-from tlora.metadata.concept import read_concept
 from tlora.runtime.atomic_file import write_text
-from tlora.runtime.settings import parse_settings
 from tlora.runtime.yaml_text import parse_yaml, render_yaml
 
 FILE = Path("data.dvc")
@@ -64,8 +61,7 @@ def digest_of_version(version: str) -> str:
     Raises:
         TrackingError: If there is no such version, or it does not say what it was trained on.
     """
-    model = parse_settings(ModelSpec, read_section(Path("params.yaml"), "model"), "params.yaml: model")
-    name = f"tlora-{model.name}-{read_concept(CONCEPT).name}"
+    name = registered_name_here()
     with explained_failures():
         store = open_store()
         if version.isdigit():

@@ -21,7 +21,7 @@ from benchmarks.comparison.runs import Run, run_missing
 from benchmarks.comparison.trial import BASE, BATCH, LEARNING_RATE, SEEDS_PER_PROMPT, TARGETS
 from tasks.running.state_folder import state_folder
 from tasks.running.telemetry import telemetry_off
-from tlora.flux.files import base_digest
+from tlora.flux.files import base_revision
 from tlora.metadata.digests import digest_of
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import read_mapping
@@ -57,7 +57,7 @@ def main() -> None:
 
 def _fingerprint(extent: Extent) -> str:
     arms = {name: [type(cfg).__name__, dataclasses.asdict(cfg)] for name, cfg in ARMS.items()}
-    setting = [BASE.path, base_digest(BASE), arms, TARGETS, LEARNING_RATE, BATCH, SEEDS_PER_PROMPT, extent.steps]
+    setting = [BASE.path, base_revision(BASE), arms, TARGETS, LEARNING_RATE, BATCH, SEEDS_PER_PROMPT, extent.steps]
     return digest_of(setting)[:16]
 
 

@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from tlora.errors import CheckpointError, InjectionError, ModelError
 from tlora.flux.spec import ModelSpec
-from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata, read_metadata
+from tlora.metadata.adapter import FINAL, WEIGHTS_FILE, AdapterMetadata, read_metadata
 
-FINAL = "final"
 T = TypeVar("T")
 
 

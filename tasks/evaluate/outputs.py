@@ -10,10 +10,11 @@ from PIL import Image
 
 from tasks.evaluate.drawing import Rows
 from tasks.evaluate.page import EvaluationFiles
-from tasks.evaluate.summary import BASE, Measured
+from tasks.evaluate.summary import Measured
 from tasks.pages.scores import Entries, estimate_of, in_order, metric_names
 from tasks.results.album import CHECKPOINTS, SCALES, write_album
 from tlora.evaluation.grid import labelled_grid
+from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_json, write_png
 
 Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image]]]

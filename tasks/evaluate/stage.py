@@ -20,7 +20,7 @@ from tasks.evaluate.outputs import Outcome, write_outcome
 from tasks.evaluate.page import EvaluationFiles, render_evaluation
 from tasks.evaluate.scoring import Encoders, References, measure_references
 from tasks.evaluate.stopwatch import Stopwatch
-from tasks.evaluate.summary import BASE, Measured, summarise
+from tasks.evaluate.summary import Measured, summarise
 from tasks.running.cli import named_section
 from tasks.running.state_folder import remembered_seconds
 from tlora.errors import EvaluationError
@@ -28,10 +28,10 @@ from tlora.evaluation.evaluator import load_dinov2, load_evaluator
 from tlora.evaluation.memorisation import LossSettings, choose_views
 from tlora.evaluation.recommendation import SelectionSettings
 from tlora.flux.cached import LatentCache, PromptCache
-from tlora.flux.files import base_digest, require_base
+from tlora.flux.files import base_revision, require_base
 from tlora.flux.model import choose_device, image_tokens_of, load_scheduler, load_transformer, load_vae
 from tlora.flux.spec import ModelSpec
-from tlora.metadata.adapter import WEIGHTS_FILE, read_metadata
+from tlora.metadata.adapter import BASE, WEIGHTS_FILE, read_metadata
 from tlora.metadata.concept import read_concept
 from tlora.metadata.digests import digest_of
 from tlora.pictures.decode import decode_picture
@@ -224,7 +224,7 @@ def _identify(path: str, revision: str) -> str:
     if not path:
         return ""
     folder = Path(path).is_dir()
-    return f"{path}@{revision or (base_digest(ModelSpec(path))[:12] if folder else 'main')}"
+    return f"{path}@{revision or (base_revision(ModelSpec(path))[:12] if folder else 'main')}"
 
 
 def _material(references: References) -> dict[str, float]:

@@ -8,8 +8,8 @@ from tasks.evaluate.scoring import Scores
 from tlora.evaluation.intervals import Cells, Interval, bootstrap_interval, ratio_interval
 from tlora.evaluation.memorisation import loss_gap, loss_reduction
 from tlora.evaluation.recommendation import Candidate, Recommendation, SelectionSettings, objections, recommend
+from tlora.metadata.adapter import BASE
 
-BASE = "base"
 NOT_MEASURED = "fidelity was not measured, so nothing can be recommended"
 PAIRED = {  # differences to the base at the same prompt and seed
     "similarity_gain": "similarity_held_out",

@@ -7,8 +7,8 @@ from typing import Any
 
 from tasks.pages.charts import Chart, Dot, Estimate, curve_chart
 from tasks.pages.metric_words import KNOWN, Metric, describe
+from tlora.metadata.adapter import BASE
 
-BASE = "base"
 _NO_METRICS = ("step", "scale")  # numbers that say what was measured, not how good it is
 Entries = Mapping[str, Mapping[str, Any]]  # checkpoint -> its numbers, as metrics/evaluate.json has them
 

@@ -17,14 +17,16 @@ from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures
 from tasks.pages.metric_words import Metric, describe
 from tasks.pages.page import render_page
-from tasks.pages.scores import BASE, estimate_of, metric_names
+from tasks.pages.scores import estimate_of, metric_names
 from tasks.register.data_changes_words import SinceChampion, list_changes, say_since
 from tasks.register.facts import RunFacts
+from tasks.registry.names import CHAMPION
 from tasks.results.album import CHECKPOINTS, Album, are_small, read_album
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
 from tasks.tracking.store import Store
 from tlora.errors import CheckpointError
+from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_text
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 METRICS, PICTURES = "metrics", "pictures"  # among a run's artifacts: what later versions are compared with
 REPORTS, PAGE = Path("reports"), Path("register", "champion.html")  # among a run's artifacts, and below the folder of reports
-CHAMPION_COLUMN, NEW_COLUMN = "champion", "new"
+CHAMPION_COLUMN, NEW_COLUMN = CHAMPION, "new"
 _KEPT = "champion_page"  # tag of a run: hash of the page that it keeps
 _MADE_FROM = {
     "base_revision": "Base revision",

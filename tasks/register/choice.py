@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.results.evaluation import FINAL, Evaluation
+from tasks.results.evaluation import Evaluation
 from tlora.errors import CheckpointError, EvaluationError
-from tlora.metadata.adapter import AdapterMetadata, adapter_digest, find_weights, read_metadata
+from tlora.metadata.adapter import FINAL, AdapterMetadata, adapter_digest, find_weights, read_metadata
 
 
 @dataclass(frozen=True)

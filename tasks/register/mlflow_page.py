@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from tlora.metadata.adapter import BASE
+
 GRID, PREVIEW = "grids/grid.png", "grids/preview.png"  # among the run's artifacts
 PREVIEW_WIDTH = 800  # pixels; Markdown cannot say how wide a picture is to be shown
 _MOST_ROWS = 12  # MLflow keeps 5000 characters of a description
@@ -49,8 +51,8 @@ def comparable_runs(experiment_id: str, evaluation_digest: str) -> str:
 
 def metrics_table(checkpoints: Mapping[str, Mapping[str, Any]], chosen: str) -> str:
     """Return the evaluation as a table: the base, the last checkpoints, and the chosen one in bold."""
-    others = sorted(set(checkpoints) - {"base", chosen}, key=lambda name: int(checkpoints[name]["step"]))
-    shown = {"base", chosen, *others[-_MOST_ROWS:]}
+    others = sorted(set(checkpoints) - {BASE, chosen}, key=lambda name: int(checkpoints[name]["step"]))
+    shown = {BASE, chosen, *others[-_MOST_ROWS:]}
     lines = [["checkpoint", *_COLUMNS.values()], ["---"] * (1 + len(_COLUMNS))]
     for name, scores in sorted(checkpoints.items(), key=lambda entry: int(entry[1]["step"])):
         if name in shown:

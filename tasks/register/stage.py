@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.pages.scores import BASE
 from tasks.register.champion_page import METRICS, PAGE, PICTURES, REPORTS, write_champion_page
 from tasks.register.choice import choose_checkpoint, objection_to_champion
 from tasks.register.data_changes import compare_splits
@@ -26,12 +25,14 @@ from tasks.register.mlflow_page import (
 )
 from tasks.register.registration import Registration, leave_registration
 from tasks.registry import versions
+from tasks.registry.names import CHALLENGER, CHAMPION, registered_name
 from tasks.results.album import parts_of_album
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
 from tasks.tracking.store import Store, explained_failures, open_store, public_uri, run_address
 from tlora.errors import CheckpointError
 from tlora.flux.spec import ModelSpec
+from tlora.metadata.adapter import BASE
 from tlora.pictures.manifest import read_split
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import parse_settings
@@ -39,7 +40,6 @@ from tlora.runtime.settings import parse_settings
 if TYPE_CHECKING:
     from tasks.registry.versions import ModelVersion
 
-CHALLENGER, CHAMPION = "challenger", "champion"
 MANIFEST = "manifest"  # among the run's artifacts: what later versions of the data are compared with
 SHOWN = "metrics_digest"  # tag: which evaluation a run or a version shows; written last, so it also means "complete"
 
@@ -76,7 +76,7 @@ def register(
         raise CheckpointError(f"{choice.folder}: trained on {choice.metadata.base}, model.path is {model.path}: run train again")
     objection = objection_to_champion(choice, evaluation)
     facts = read_facts(choice, evaluation, objection, Folders(reports, manifest, data))
-    name = f"tlora-{model.name}-{choice.metadata.concept}"
+    name = registered_name(model, choice.metadata.concept)
     with explained_failures():
         store = open_store()
         champion = versions.find_alias(store, name, CHAMPION)

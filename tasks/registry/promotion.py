@@ -9,17 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.registry.names import CHALLENGER, CHAMPION, PREVIOUS
 from tasks.registry.verdict import Check, PromoteSettings, PromotionError, Verdict
 from tasks.registry.versions import find_alias, scores_of, set_version_tags
 from tasks.results.evaluation import comparison_tags, read_evaluation
 from tasks.tracking.runs import evaluation_points, log_points
 from tasks.tracking.store import Store
-from tlora.metadata.adapter import WEIGHTS_FILE
+from tlora.flux.files import is_same_base
+from tlora.metadata.adapter import BASE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 MEASURE = "prefect deployment run measure/champion"
 _MEASURED_BY = "evaluation."  # tags that start so must be equal before two versions' scores are compared
 
@@ -43,7 +44,7 @@ def judge(store: Store, model: str, settings: PromoteSettings, version: str = ""
         return Verdict(model, number, other, objection=f"version {number} is champion already")
     if mine.get("recommended") != "true":
         return Verdict(model, number, other, objection=f"the evaluation recommends no checkpoint of version {number}'s run")
-    if champion is None or _base(champion) != _base(challenger):
+    if champion is None or not is_same_base(*_base(champion), *_base(challenger)):
         return Verdict(model, number, "")  # nothing is compared across bases; what the evaluation asks is met
     if different := _measured_differently(mine, champion.tags):
         named = ", ".join(different)
@@ -119,7 +120,7 @@ def record_measurement(store: Store, version: "ModelVersion", metrics: Path) -> 
         CheckpointError: If the file is not what evaluate writes.
     """
     evaluation = read_evaluation(metrics)
-    (scores,) = [scores for name, scores in evaluation.checkpoints.items() if name != "base"]
+    (scores,) = [scores for name, scores in evaluation.checkpoints.items() if name != BASE]
     log_points(store, str(version.run_id), evaluation_points(scores))
     set_version_tags(store, version, comparison_tags(evaluation.setup))
 
@@ -138,8 +139,8 @@ def _candidate(store: Store, model: str, version: str) -> "ModelVersion":
         raise PromotionError(f"{model}: there is no version {version!r}") from error
 
 
-def _base(version: "ModelVersion") -> tuple[str | None, str | None]:
-    return version.tags.get("base"), version.tags.get("base_revision")
+def _base(version: "ModelVersion") -> tuple[str, str]:
+    return version.tags.get("base", ""), version.tags.get("base_revision", "")
 
 
 def _measured_differently(mine: Mapping[str, str], other: Mapping[str, str]) -> list[str]:

@@ -10,8 +10,6 @@ from typing import Any
 from tlora.errors import CheckpointError
 from tlora.metadata.digests import digest_of
 
-FINAL = "final"
-
 
 @dataclass(frozen=True)
 class Evaluation:

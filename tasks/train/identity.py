@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from tasks.train.preview import PreviewSettings
 from tlora.flux.cached import INDEX
-from tlora.flux.files import base_digest
+from tlora.flux.files import base_revision
 from tlora.flux.noise import MAX_TIMESTEP
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import AdapterMetadata
 from tlora.metadata.concept import read_concept
-from tlora.metadata.digests import code_digest, digest_of
+from tlora.metadata.digests import code_digest, digest_of, params_digest
 from tlora.training.settings import TrainingSettings
 
 SHAPES_NOTHING = ("preview", "state_steps", "keep_states")
@@ -86,10 +86,10 @@ def describe_adapter(settings: TrainSettings, model: ModelSpec, inputs: Inputs) 
         target_modules=settings.target_modules,
         max_timestep=MAX_TIMESTEP,
         base=model.path,
-        base_revision=model.revision or base_digest(model),
+        base_revision=base_revision(model),
         base_quantisation=model.quantisation,
         data_digest=index["data_digest"],
-        params_digest=digest_of([shaping_params(settings, model), _index_digest(inputs.latents), _index_digest(inputs.prompts)]),
+        params_digest=params_digest(_asked_for(settings, model, inputs)),
         code_digest=code_digest(STAGE, FIRST_PARTY, CANNOT_CHANGE_RESULTS),
         concept=concept.name,
         trigger=concept.trigger,
@@ -101,15 +101,18 @@ def fingerprint_fields(
 ) -> dict[str, Any]:
     """Return everything that the result is a function of, by name, so that a difference can be named."""
     return {
-        "params": shaping_params(settings, model),
+        **_asked_for(settings, model, inputs),
         "base_revision": metadata.base_revision,
         "data": metadata.data_digest,
         "code": metadata.code_digest,
-        "views": _index_digest(inputs.latents),
-        "captions": _index_digest(inputs.prompts),
         "concept": [metadata.concept, metadata.trigger],
         "processes": processes,
     }
+
+
+def _asked_for(settings: TrainSettings, model: ModelSpec, inputs: Inputs) -> dict[str, Any]:
+    views, captions = _index_digest(inputs.latents), _index_digest(inputs.prompts)
+    return {"params": shaping_params(settings, model), "views": views, "captions": captions}
 
 
 def shaping_params(settings: TrainSettings, model: ModelSpec) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import yaml
 from tasks.dvc_command import read_dvc_file, run_dvc
 from tasks.tracking.store import Store
 from tests.tasks.filled_registry import add_version
-from tlora.flux.files import base_digest
+from tlora.flux.files import base_revision
 from tlora.flux.spec import ModelSpec
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
@@ -83,7 +83,7 @@ def fill_kiln(folder: Path) -> None:
 def register_present(store: Store, alias: str, tags: dict[str, str] | None = None) -> str:
     """Register a version made from what is in the working folder, unless there is one."""
     params = yaml.safe_load(Path("params.yaml").read_text())
-    made_from = {"data_dvc": read_dvc_file(Path("data.dvc"))[1], "base_revision": base_digest(ModelSpec("models/kiln"))}
+    made_from = {"data_dvc": read_dvc_file(Path("data.dvc"))[1], "base_revision": base_revision(ModelSpec("models/kiln"))}
     logged = {f"{section}.{name}": str(value) for section in ("model", "train") for name, value in params[section].items()}
     logged["train.rank"] = str(float(params["train"]["rank"]))  # as a run says it
     return add_version(store, alias, tags={**made_from, **(tags or {})}, params=logged)

@@ -12,9 +12,11 @@ from flows import prune
 from flows.worktree import tree_of
 from tasks.tracking.store import open_store
 from tests.flows.kiln import dvc, fill_kiln, git, make_repository, own_by_others, register_present, run_everything
+from tlora.metadata.digests import FINGERPRINT, params_digest
 
 pytestmark = pytest.mark.slow
 LONG_AGO = time.time() - 100 * 86400
+MADE_FROM = {"params": {}, "views": "v", "captions": "c"}
 
 
 @pytest.fixture
@@ -31,8 +33,7 @@ def kiln(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def leave(folder: Path, code: str, touched: float) -> Path:
     """Leave a training state that some code made."""
     folder.mkdir(parents=True)
-    fields = {"data": "data-1", "code": code, "base_revision": "base-1", "params": {}, "views": "v", "captions": "c"}
-    (folder / "fingerprint.json").write_text(json.dumps(fields))
+    (folder / FINGERPRINT).write_text(json.dumps({**MADE_FROM, "data": "data-1", "code": code, "base_revision": "base-1"}))
     (folder / "state.safetensors").write_bytes(bytes(1_000_000))
     for path in (*folder.iterdir(), folder):
         os.utime(path, (touched, touched))
@@ -50,7 +51,7 @@ def test_old_and_unreferenced_goes_when_told_to_and_what_an_alias_points_at_stay
     states = kiln / ".state" / "train"
     old, pinned = leave(states / "old", "code-1", LONG_AGO), leave(states / "pinned", "code-2", LONG_AGO)
     recent, last = leave(states / "recent", "code-3", time.time() - 86400), leave(states / "last", "code-4", time.time())
-    made_from = {"data_digest": "data-1", "code_digest": "code-2", "params_digest": prune.digest_of([{}, "v", "c"])}
+    made_from = {"data_digest": "data-1", "code_digest": "code-2", "params_digest": params_digest(MADE_FROM)}
     register_present(open_store(), "champion", {**made_from, "base_revision": "base-1"})
     item = kiln / ".state/cache/latents/ab/abc.safetensors"
     item.parent.mkdir(parents=True)

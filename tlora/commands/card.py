@@ -9,6 +9,7 @@ from typing import Any
 
 from tlora.errors import SettingsError
 from tlora.flux.spec import ModelSpec
+from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.disk import require_writable
 from tlora.runtime.settings import read_mapping
@@ -58,8 +59,8 @@ def _scores(metrics: Path, step: int) -> tuple[Mapping[str, Any], Mapping[str, A
         return {}, {}
     try:
         checkpoints = json.loads(metrics.read_text(encoding="utf-8"))["checkpoints"]
-        mine = [scores for name, scores in checkpoints.items() if name != "base" and scores["step"] == step]
-        return (mine[0] if mine else {}), checkpoints["base"]
+        mine = [scores for name, scores in checkpoints.items() if name != BASE and scores["step"] == step]
+        return (mine[0] if mine else {}), checkpoints[BASE]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(f"{metrics}: not what evaluate writes: run it again, or name another file") from error
 

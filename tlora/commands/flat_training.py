@@ -13,7 +13,7 @@ from tlora.commands.output_folder import claim_output
 from tlora.data import CaptionDataset, latent_weights
 from tlora.errors import SettingsError
 from tlora.flux.cached import LatentItem
-from tlora.flux.files import base_digest, require_base
+from tlora.flux.files import base_revision, require_base
 from tlora.flux.latents import PATCH
 from tlora.flux.model import encode_posterior, load_vae, outline_transformer, pixels_per_latent
 from tlora.flux.spec import ModelSpec
@@ -125,7 +125,7 @@ def _describe(config: FlatConfig, model: ModelSpec) -> AdapterMetadata:
         config.adapter(),
         config.target_modules,
         base=model.path,
-        base_revision=base_digest(model),
+        base_revision=base_revision(model),
         base_quantisation=model.quantisation,
         data_digest=_data_digest(Path(config.train_data_dir)),
         params_digest=digest_of(_shaping(config)),

@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     """Import."""
     from tlora.exchange.read_lora import read_foreign
     from tlora.exchange.to_tlora import Schedule, import_lycoris, import_plain
-    from tlora.flux.files import base_digest
+    from tlora.flux.files import base_revision
     from tlora.flux.spec import ModelSpec
     from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
     from tlora.metadata.config import TLoRAConfig
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         raise SettingsError(f"{target}: exists: choose another folder, or delete it first")
     foreign = read_foreign(options.file)
     schedule = Schedule(options.min_rank, options.alpha_rank_scale)
-    revision = base_digest(ModelSpec(options.base)) if options.base and ModelSpec(options.base).is_folder else ""
+    revision = base_revision(ModelSpec(options.base)) if options.base and ModelSpec(options.base).is_folder else ""
     about = AdapterMetadata(
         TLoRAConfig(), (), base=options.base, base_revision=revision, concept=options.concept, trigger=options.trigger
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from tlora.metadata.adapter import FINAL
 from tlora.runtime.atomic_file import write_json
 
 OWNER = "run.json"
@@ -14,7 +15,7 @@ def claim_output(folder: Path, fingerprint: str, say: Callable[[str], None]) -> 
     owner = folder / OWNER
     if owner.exists() and json.loads(owner.read_text(encoding="utf-8")).get("fingerprint") == fingerprint:
         return
-    found = [p for p in sorted(folder.glob("*/")) if p.name == "final" or p.name.startswith("checkpoint-")]
+    found = [p for p in sorted(folder.glob("*/")) if p.name == FINAL or p.name.startswith("checkpoint-")]
     if found:
         number = next(n for n in range(1, len(list(folder.iterdir())) + 2) if not (folder / f"former-{n}").exists())
         former = folder / f"former-{number}"

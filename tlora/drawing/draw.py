@@ -13,7 +13,7 @@ from tlora.drawing.setup import DrawingSetup, furthest_apart, merged_where_wante
 from tlora.errors import SettingsError
 from tlora.evaluation.grid import labelled_grid
 from tlora.evaluation.texture import seam_ratio
-from tlora.flux.files import base_digest, require_base
+from tlora.flux.files import base_revision, is_same_base, require_base
 from tlora.flux.model import choose_device
 from tlora.metadata.adapter import adapter_digest, find_weights, read_metadata
 from tlora.pictures.decode import decode_picture
@@ -55,7 +55,7 @@ def draw_to_folder(
     require_base(setup.base)
     require_writable(outdir)
     records = [AdapterRecord(str(f), adapter_digest(f), s) for f, s in zip(files, setup.strengths, strict=True)]
-    described = _Described(setup, tuple(records), base_digest(setup.base))
+    described = _Described(setup, tuple(records), base_revision(setup.base))
     for file in files:
         _say_adapter(file, described, say)
     read = embed_captions(setup.base, [picture.prompt for picture in pictures], setup.max_sequence_length)
@@ -88,7 +88,7 @@ def redraw(record: PictureRecord, setup: DrawingSetup, file: Path, say: Say) -> 
     """
     require_base(setup.base)
     require_writable(file.parent)
-    if base_digest(setup.base) != record.base_digest:
+    if not is_same_base(setup.base.path, base_revision(setup.base), record.base, record.base_digest):
         raise SettingsError(f"{setup.base.path}: not the base model that the picture was drawn with, or another revision of it")
     for path, adapter in zip(setup.adapters, record.adapters, strict=True):
         if adapter_digest(find_weights(path)) != adapter.digest:
@@ -159,8 +159,10 @@ def _say_adapter(file: Path, described: _Described, say: Say) -> None:
     metadata = read_metadata(file)
     held = "" if metadata.base_quantisation == "none" else f" held as {metadata.base_quantisation}"
     say(f"{file}: step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}{held}")
-    if metadata.base_revision and metadata.base_revision != described.base_digest:
-        say(f"warning: {file} was trained on another base than {described.setup.base.path}, or another revision of it")
+    here = described.setup.base.path
+    recorded = metadata.base_revision
+    if recorded and not is_same_base(metadata.base, recorded, here, described.base_digest):
+        say(f"warning: {file} was trained on another base than {here}, or another revision of it")
 
 
 def _settings_name(sample: SampleSettings, strengths: Sequence[float]) -> str:

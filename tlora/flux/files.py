@@ -12,6 +12,7 @@ from tlora.flux.spec import FluxShape, ModelSpec
 from tlora.runtime.disk import require_free_space
 
 HUB_MODEL_BYTES = 34e9  # FLUX.1 in diffusers' layout, without the single-file copy
+_UNKNOWN = "@main"  # ends a revision whose commit is not known
 
 
 def read_shape(spec: ModelSpec) -> FluxShape:
@@ -64,21 +65,36 @@ def require_base(spec: ModelSpec) -> None:
     _require_room(spec)
 
 
-def base_digest(spec: ModelSpec, *parts: str) -> str:
-    """Return what identifies the base's weights: a hash of a folder's files, or name and revision on the hub.
+def base_revision(spec: ModelSpec, *parts: str) -> str:
+    """Return what identifies the base's weights: a hash of a folder's files, or the commit on the hub.
+
+    Where no commit is asked for, it is that of the copy on this machine; before there is one, the name and `@main`.
 
     Args:
         spec: The base model.
         parts: Subfolders that matter, such as `vae`; all of them by default.
     """
     if not spec.is_folder:
-        return f"{spec.path}@{spec.revision or 'main'}"
+        commit = local_folder(spec).name
+        return f"{spec.path}{_UNKNOWN}" if commit == "main" else commit
     digest = hashlib.sha256()
     for folder in sorted(parts) or [""]:
         for file in sorted(p for p in (Path(spec.path) / folder).rglob("*") if p.is_file() and p.name != "README.md"):
             digest.update(file.relative_to(spec.path).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def is_same_base(base: str, revision: str, other_base: str, other_revision: str) -> bool:
+    """Whether two bases, by path and recorded revision, are one; where a revision names no commit, the paths decide.
+
+    Example:
+        >>> is_same_base("a/flux", "3de6", "a/flux", "a/flux@3de6")  # as adapters of early versions have it
+        True
+    """
+    known = [each for each in (revision, other_revision) if each and not each.endswith(_UNKNOWN)]
+    commits = [each.rpartition("@")[2] for each in known]
+    return commits[0] == commits[1] if len(commits) == 2 else base == other_base
 
 
 def local_folder(spec: ModelSpec) -> Path:

@@ -17,6 +17,7 @@ from tlora.runtime.settings import parse_settings
 FORMAT_VERSION = 1
 READABLE_SINCE = "0.1.0"  # the first release of this program that reads FORMAT_VERSION
 WEIGHTS_FILE = "tlora_weights.safetensors"
+BASE, FINAL = "base", "final"  # among checkpoints: the bare base, and the folder of the last one
 _BEFORE_QUANTISATION = {"base_quantisation": "none"}  # files from then do not say
 
 

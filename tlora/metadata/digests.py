@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+FINGERPRINT = "fingerprint.json"  # below a run's state: everything that its result is a function of
+
 
 def digest_of(value: Any) -> str:
     """Return the hash of a JSON-able value."""
@@ -61,6 +63,11 @@ def _imported_names(source: bytes) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def params_digest(fingerprint: Mapping[str, Any]) -> str:
+    """Return the digest of what a run was asked for: of its fingerprint, the settings and how its inputs were encoded."""
+    return digest_of([fingerprint["params"], fingerprint["views"], fingerprint["captions"]])
 
 
 def first_difference(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> str | None:

@@ -19,7 +19,7 @@ from tlora.flux.model import choose_device, load_scheduler, load_transformer
 from tlora.flux.noise import MAX_TIMESTEP
 from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer
-from tlora.metadata.adapter import AdapterMetadata
+from tlora.metadata.adapter import FINAL, AdapterMetadata
 from tlora.runtime.device_lock import hold_device
 from tlora.runtime.preemption import Preempted
 from tlora.runtime.progress import Progress
@@ -155,7 +155,7 @@ def train_to_the_end(run: Run, training: Training, is_stop_asked: Callable[[], b
 
 def finish(run: Run, training: Training, say: Say) -> dict[str, float]:
     """Save the final adapter, say what came of the run, and return how much the adapter changes each kind of layer."""
-    run.save_adapter(training, "final")
+    run.save_adapter(training, FINAL)
     run.publish()
     with training.weights_to_save() as transformer:
         change = relative_change(transformer)

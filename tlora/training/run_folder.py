@@ -14,11 +14,10 @@ from typing import Any
 from tlora.checkpoint import read_state, save_tlora_weights, write_tensors
 from tlora.errors import CheckpointError
 from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
-from tlora.metadata.digests import digest_of, first_difference
+from tlora.metadata.digests import FINGERPRINT, digest_of, first_difference
 from tlora.runtime.atomic_file import write_json, write_text
 from tlora.training.loop import StepReport, Training
 
-FIELDS = "fingerprint.json"
 PREVIEWS = "previews"
 
 
@@ -45,7 +44,7 @@ class RunFolder:
         self.fingerprint = digest_of(fields)[:16]
         self.folder = states / self.fingerprint
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._others = [p for p in states.iterdir() if p.name != self.fingerprint and (p / FIELDS).exists()]
+        self._others = [p for p in states.iterdir() if p.name != self.fingerprint and (p / FINGERPRINT).exists()]
         self._fields = json.loads(json.dumps(fields))  # as it will be read back: a tuple is a list
         self._keep, self._writes, self._say = keep_states, writes, say
         self.log = self.folder / "log.jsonl"
@@ -66,7 +65,7 @@ class RunFolder:
             self._explain_fresh_start()
         if not self._writes:
             return
-        write_json(self.folder / FIELDS, self._fields)
+        write_json(self.folder / FINGERPRINT, self._fields)
         self._cut_log(training.step)
         self._drop_checkpoints_after(training.step)
 
@@ -137,8 +136,8 @@ class RunFolder:
         if not self._others:
             self._say("starting at step 0")
             return
-        last = max(self._others, key=lambda folder: (folder / FIELDS).stat().st_mtime)
-        before = json.loads((last / FIELDS).read_text(encoding="utf-8"))
+        last = max(self._others, key=lambda folder: (folder / FINGERPRINT).stat().st_mtime)
+        before = json.loads((last / FINGERPRINT).read_text(encoding="utf-8"))
         self._say(f"starting afresh at step 0: {first_difference(before, self._fields)}")
 
     def _cut_log(self, step: int) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from tasks.evaluate.checkpoints import find_checkpoints
 from tasks.evaluate.scoring import ReferenceEmbeddings, ReferenceTexture, score_embeddings, score_textures
-from tasks.evaluate.summary import BASE, NOT_MEASURED, Losses, Measured, summarise
+from tasks.evaluate.summary import NOT_MEASURED, Losses, Measured, summarise
 from tests.tiny_flux import tiny_transformer
 from tlora.checkpoint import save_tlora_weights
 from tlora.errors import CheckpointError
@@ -17,7 +17,7 @@ from tlora.evaluation.recommendation import SelectionSettings
 from tlora.evaluation.texture import Lattice
 from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer
-from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+from tlora.metadata.adapter import BASE, WEIGHTS_FILE, AdapterMetadata
 from tlora.metadata.config import TLoRAConfig
 
 MODEL = ModelSpec("a-base", dtype="float32")

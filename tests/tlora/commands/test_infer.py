@@ -1,5 +1,6 @@
 """`tlora infer`, as people type it, on a tiny random base."""
 
+import dataclasses
 import io
 import multiprocessing
 import os
@@ -11,10 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.tlora.commands.workplace import adapter_file, write_config
+from tlora.checkpoint import read_adapter, write_tensors
 from tlora.cli import main
 from tlora.drawing.draw import tiled
 from tlora.drawing.offload import WaitNotifier
 from tlora.drawing.picture_record import read_record
+from tlora.flux.files import base_revision
+from tlora.flux.spec import ModelSpec
 from tlora.metadata.config import TLoRAConfig
 
 FORK = multiprocessing.get_context("forkserver")
@@ -48,6 +52,20 @@ def test_files_have_the_names_that_people_know(folder: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "one/tlora_weights.safetensors: step 0, rank 4, trained on an unnamed base" in said
     assert "infer: 8/8" in said
+
+
+def test_an_adapter_of_another_base_is_warned_of_and_one_of_this_base_in_any_form_is_not(
+    folder: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, revision = folder / "one/tlora_weights.safetensors", base_revision(ModelSpec(str(base)))
+    tensors, metadata = read_adapter(weights)
+    ours, others = (revision, f"{base}@{revision}", ""), ("3de6", "o/flux@main")
+    for recorded in (*ours, *others):
+        told = dataclasses.replace(metadata, base="o/flux", base_revision=recorded)
+        write_tensors(weights, tensors, told.to_strings())
+        infer("--prompt", "a wall", "--steps", "1")
+        warning = f"warning: one/tlora_weights.safetensors was trained on another base than {base}, or another revision of it"
+        assert (warning in capsys.readouterr().out) is (recorded in others), recorded
 
 
 def test_a_comparison_draws_every_seed_at_every_scale_and_lays_them_side_by_side(folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tlora.errors import ModelError
-from tlora.flux.files import base_digest, require_base
+from tlora.flux.files import base_revision, is_same_base, require_base
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.disk import require_free_space
 
@@ -55,8 +55,41 @@ def test_a_digest_changes_with_a_byte_and_not_with_a_readme(tmp_path: Path) -> N
     (tmp_path / "base/vae").mkdir(parents=True)
     weights = tmp_path / "base/vae/weights"
     weights.write_text("1")
-    before = base_digest(ModelSpec("base"), "vae")
+    before = base_revision(ModelSpec("base"), "vae")
     (tmp_path / "base/vae/README.md").write_text("about")
-    assert base_digest(ModelSpec("base"), "vae") == before
+    assert base_revision(ModelSpec("base"), "vae") == before
     weights.write_text("2")
-    assert base_digest(ModelSpec("base"), "vae") != before
+    assert base_revision(ModelSpec("base"), "vae") != before
+
+
+def test_a_base_on_the_hub_is_told_by_its_commit_whether_that_was_asked_for_or_found_here(no_hub_cache: Path) -> None:
+    name = "black-forest-labs/FLUX.1-dev"
+    assert base_revision(ModelSpec(name, revision="3de6")) == "3de6"
+    assert base_revision(ModelSpec(name)) == f"{name}@main"  # there is none here
+    reference = no_hub_cache / "hub-home/hub/models--black-forest-labs--FLUX.1-dev/refs/main"
+    reference.parent.mkdir(parents=True)
+    reference.write_text("3de6")
+    (reference.parents[1] / "snapshots/3de6").mkdir(parents=True)
+    (reference.parents[1] / "snapshots/3de6/model_index.json").write_text("{}")
+    assert base_revision(ModelSpec(name)) == "3de6"
+
+
+@pytest.mark.parametrize(
+    ("revision", "base", "other", "is_same"),
+    [
+        ("3de6", "owner/flux", "3de6", True),
+        ("3de6", "owner/flux", "owner/flux@3de6", True),
+        ("3de6", "owner/flux", "owner/flux@main", True),  # no commit to hold against it
+        ("3de6", "owner/flux", "", True),
+        ("owner/flux@main", "owner/flux", "owner/flux@3de6", True),
+        ("3de6", "owner/flux", "4ef7", False),
+        ("3de6", "owner/flux", "owner/flux@4ef7", False),
+        ("3de6", "owner/other", "owner/other@main", False),
+        ("3de6", "a/folder/of/the/same/files", "3de6", True),
+    ],
+)
+def test_revisions_are_compared_by_commit_in_whichever_form_they_were_recorded(
+    revision: str, base: str, other: str, is_same: bool
+) -> None:
+    assert is_same_base("owner/flux", revision, base, other) is is_same
+    assert is_same_base(base, other, "owner/flux", revision) is is_same
