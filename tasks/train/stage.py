@@ -50,11 +50,11 @@ def train(
     require_base(model)
     with named_section("train"):
         require_targets(outline_transformer(model), settings.target_modules, settings.training.adapter)
+    accelerator = make_accelerator(model, settings.training, settings.mixed_precision)
     inputs = Inputs(prompts, latents, concept)
     views, captions = LatentCache(latents), PromptCache(prompts)
     text_tokens = captions.read(sorted({str(entry["caption"]) for entry in views.entries}))[0].shape[1]  # or one is missing
     metadata = describe_adapter(settings, model, inputs)
-    accelerator = make_accelerator(model, settings.training, settings.mixed_precision)
     fields = fingerprint_fields(settings, model, inputs, metadata, accelerator.num_processes)
     run = Run(
         model,
