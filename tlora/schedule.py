@@ -2,24 +2,19 @@
 
 r(t) = floor(((T - t) / T) ** alpha_rank_scale * (rank - min_rank)) + min_rank: few ranks at high noise, all at low noise.
 
-Evaluating that in floating point gives the wrong rank wherever the true value is a whole number, and differently so on
-different devices. So the timesteps at which the rank changes are found once, exactly, on the host, and a rank is
-looked up by comparing with them.
+Where the true value is a whole number, floating point may land just below it, and differently so on different devices. So the
+formula is evaluated on the host in float64, and what comes as near to a whole number as no float32 timestep does is one.
 """
 
 from dataclasses import dataclass
-from decimal import Context, Decimal
-from functools import lru_cache
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tlora.ranks import require_ranks
 
-_EXACT = Context(prec=100)
-_ROUNDED = Decimal("1e-80")
+_ROUNDED = 1e-12
 
 
 @dataclass(frozen=True)
@@ -69,8 +64,11 @@ class RankSchedule:
         """
         if bool(((timestep < 0) | (timestep > self.max_timestep) | timestep.isnan()).any()):
             raise ValueError(f"a timestep lies outside 0..{self.max_timestep:g}: {timestep.tolist()}")
-        changes = torch.tensor(last_timesteps(self), dtype=torch.float32, device=timestep.device)
-        return self.min_rank + (timestep.float()[:, None] <= changes[None, :]).sum(dim=1)
+        cleanness = (self.max_timestep - timestep.to("cpu", torch.float64)).clamp(
+            min=0
+        ) / self.max_timestep  # float32 may exceed T
+        added = cleanness**self.alpha_rank_scale * (self.rank - self.min_rank)
+        return (self.min_rank + (added + _ROUNDED).floor().long()).to(timestep.device)
 
     def mask(self, timestep: Float[Tensor, " batch"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch rank"]:
         """Return the sigma mask, one row per timestep: 1 for the first `active_rank` ranks, 0 after them."""
@@ -129,35 +127,3 @@ def sigma_mask_from_step_index(
         raise ValueError(f"step_idx must be in 0..{num_inference_steps - 1}, got {step_idx}")
     last = num_inference_steps - 1
     return sigma_mask_from_timestep(last - step_idx, max(last, 1), rank, min_rank, alpha_rank_scale, device, dtype)
-
-
-@lru_cache(maxsize=64)
-def last_timesteps(schedule: RankSchedule) -> tuple[float, ...]:
-    """Return, for each rank above `min_rank`, the last (noisiest) float32 timestep at which it takes part."""
-    steps = schedule.rank - schedule.min_rank
-    return tuple(_last_timestep(schedule, k, steps) for k in range(1, steps + 1))
-
-
-def _last_timestep(schedule: RankSchedule, k: int, steps: int) -> float:
-    total = np.float32(schedule.max_timestep)
-    guess = np.float32(schedule.max_timestep * (1 - (k / steps) ** (1 / schedule.alpha_rank_scale)))
-    guess = np.clip(guess, np.float32(0), total)
-    while not _takes_part(schedule, float(guess), k, steps):  # at timestep 0 every rank does
-        guess = np.nextafter(guess, np.float32(0))
-    while guess < total and _takes_part(schedule, float(np.nextafter(guess, total)), k, steps):
-        guess = np.nextafter(guess, total)
-    return float(guess)
-
-
-def _takes_part(schedule: RankSchedule, timestep: float, k: int, steps: int) -> bool:
-    """Decide floor(((T - t) / T) ** a * steps) >= k in 100 decimal digits; 0.7 means seven tenths, not its float.
-
-    Thirds and roots end in a rounded digit, so what is within 1e-80 of equal is equal; no other float32 number is as near.
-    Every operation names the context: a bare `-` rounds to 28 digits.
-    """
-    total = Decimal(schedule.max_timestep)
-    cleanness = _EXACT.divide(_EXACT.subtract(total, Decimal(timestep)), total)
-    if cleanness <= 0:
-        return False
-    progress = _EXACT.power(cleanness, Decimal(repr(float(schedule.alpha_rank_scale))))
-    return _EXACT.fma(progress, Decimal(steps), _ROUNDED) >= k

@@ -1,5 +1,7 @@
 """The rank formula, against exact integer arithmetic: a rank that is off by one trains and samples without complaint."""
 
+from collections.abc import Iterator
+from decimal import Context, Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tlora.schedule import RankSchedule, last_timesteps, sigma_mask_from_step_index, sigma_mask_from_timestep
+from tlora.schedule import RankSchedule, sigma_mask_from_step_index, sigma_mask_from_timestep
 
 RANKS = (2, 4, 8, 12, 16, 32, 64, 128)
 EXPONENTS = {1.0: (1, 1), 2.0: (2, 1), 0.5: (1, 2), 1.5: (3, 2), 3.0: (3, 1)}
@@ -29,6 +31,60 @@ def exact_rank(cleanness: Fraction, rank: int, min_rank: int, power: tuple[int, 
     """The same in unbounded integers, for one point."""
     p, q = power
     return min_rank + sum(cleanness**p * (rank - min_rank) ** q >= k**q for k in range(1, rank - min_rank + 1))
+
+
+EXACT = Context(prec=100)
+NEAREST = 1e-9  # no scheduler comes nearer to timestep 0; nearer, all ranks take part
+
+
+def takes_part(schedule: RankSchedule, timestep: float, k: int) -> bool:
+    """Decide floor(((T - t) / T) ** a * steps) >= k in 100 decimal digits; 0.7 means seven tenths, not its float.
+
+    Thirds and roots end in a rounded digit, so what is within 1e-80 of equal is equal. Every operation names the context: a bare
+    `-` rounds to 28 digits.
+    """
+    total = Decimal(schedule.max_timestep)
+    cleanness = EXACT.divide(EXACT.subtract(total, Decimal(timestep)), total)
+    if cleanness <= 0:
+        return False
+    progress = EXACT.power(cleanness, Decimal(repr(float(schedule.alpha_rank_scale))))
+    return EXACT.fma(progress, Decimal(schedule.rank - schedule.min_rank), Decimal("1e-80")) >= k
+
+
+def last_timestep(schedule: RankSchedule, k: int) -> np.float32:
+    """Return the noisiest float32 timestep at which the k-th rank above the smallest takes part."""
+    steps, total = schedule.rank - schedule.min_rank, np.float32(schedule.max_timestep)
+    guess = np.float32(schedule.max_timestep * (1 - (k / steps) ** (1 / schedule.alpha_rank_scale)))
+    guess = np.clip(guess, np.float32(0), total)
+    while not takes_part(schedule, float(guess), k):  # at timestep 0 every rank does
+        guess = np.nextafter(guess, np.float32(0))
+    while guess < total and takes_part(schedule, float(np.nextafter(guess, total)), k):
+        guess = np.nextafter(guess, total)
+    return guess
+
+
+def around_each_change(schedule: RankSchedule) -> Iterator[tuple[np.float32, int]]:
+    """Yield three float32 timesteps to each side of every change of the rank, and the exact rank there."""
+    changes = [last_timestep(schedule, k) for k in range(1, schedule.rank - schedule.min_rank + 1)]
+    for change in changes:
+        near = [change]
+        for towards in (0, schedule.max_timestep):
+            one = change
+            for _ in range(3):
+                one = np.nextafter(one, np.float32(towards))
+                near.append(one)
+        for timestep in near:
+            if timestep == 0 or timestep >= NEAREST:
+                yield timestep, schedule.min_rank + sum(bool(timestep <= change) for change in changes)
+
+
+@pytest.mark.parametrize("exponent", [0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 8.0])
+def test_the_rank_equals_exact_decimals_three_float32_numbers_around_each_change(exponent: float) -> None:
+    for rank, min_rank in ((7, 1), (16, 8), (128, 64)):
+        for max_timestep in (7.0, 24.0, 1000.0):
+            schedule = RankSchedule(rank, min_rank, exponent, max_timestep)
+            timesteps, expected = zip(*around_each_change(schedule), strict=True)
+            assert schedule.active_rank(torch.from_numpy(np.array(timesteps))).tolist() == list(expected)
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
@@ -53,8 +109,9 @@ def test_the_rank_equals_exact_fractions_at_timesteps_between_whole_ones(exponen
 def test_the_rank_changes_between_neighbouring_float32_numbers_where_it_should(exponent: float, power: tuple[int, int]) -> None:
     for rank, min_rank in ((4, 1), (7, 4), (16, 8), (12, 5)):
         schedule = RankSchedule(rank, min_rank, exponent)
-        changes = np.array(last_timesteps(schedule), dtype=np.float32)
+        changes = np.array([last_timestep(schedule, k) for k in range(1, rank - min_rank + 1)], dtype=np.float32)
         timesteps = np.concatenate([changes, np.nextafter(changes, np.float32(1000))])
+        timesteps = timesteps[(timesteps == 0) | (timesteps >= NEAREST)]
         expected = [exact_rank(1 - Fraction(float(t)) / 1000, rank, min_rank, power) for t in timesteps]
         assert schedule.active_rank(torch.from_numpy(timesteps)).tolist() == expected
 
