@@ -138,7 +138,7 @@ def _gallery(new: ComparedVersion, champion: ComparedVersion) -> Gallery | str:
     columns = {column: rows for column, rows in columns.items() if rows}
     labels = {CHAMPION_COLUMN: champion.title, NEW_COLUMN: new.title}
     files = [file for rows in columns.values() for row in rows for file in row]
-    return Gallery("champion", columns, labels, prompts, seeds, inline_pictures(files), are_small(files))
+    return Gallery(CHAMPION, columns, labels, prompts, seeds, inline_pictures(files), are_small(files))
 
 
 def _rows(album: Album, column: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[list[Path]]:
