@@ -49,7 +49,7 @@ def test_data_goes_back_and_forth_by_digest_and_nothing_unkept_is_overwritten(
     assert restore_data(second) == f"data/ is that version already ({second})"
     said = restore_data(first[:10])
     assert caption() == "a wall"
-    assert said.startswith(f"data/ is back at {first}\n  concept.yaml was another then: git checkout ")
+    assert said.startswith(f"data/ is back at {first}\n  concept.yaml has changed since; to have it as it was: git checkout ")
     assert restore_data(second) == f"data/ is back at {second}"
     assert (caption(), Path("data.dvc").read_bytes()) == ("a floor", of_second)
 
