@@ -45,7 +45,9 @@ CACHES = {
     "latents": Path("cache/train"),
     "held_out_latents": Path("cache/held_out"),
 }
-OUTPUTS = {name: Path(f"out/{name}") for name in ("grids", "pictures", "report")} | {"metrics": Path("out/evaluate.json")}
+OUTPUTS = {name: Path(f"out/{name}") for name in ("grids", "pictures", "recommended", "report")} | {
+    "metrics": Path("out/evaluate.json")
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

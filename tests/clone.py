@@ -17,7 +17,7 @@ QUICK = {
 }
 RESULTS = [
     "adapters",
-    *("artifacts/manifest", "artifacts/grids", "artifacts/pictures"),
+    *("artifacts/manifest", "artifacts/grids", "artifacts/pictures", "artifacts/recommended"),
     *("reports/validate", "reports/train", "reports/evaluate"),
 ]
 STAGES = ["validate", "cache_prompts", "cache_latents", "train", "evaluate", "register"]

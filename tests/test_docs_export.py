@@ -25,7 +25,7 @@ def test_every_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # and with it, sys.path is put back
     Path("models").symlink_to(ROOT / "models")
-    an_adapter(Path("adapters/final"))
+    an_adapter(Path("artifacts/recommended"))
     page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
     ran: dict[str, int] = {"sh": 0, "python": 0}
     for language, code in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL):

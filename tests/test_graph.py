@@ -67,7 +67,7 @@ def lies_in(path: Path, folder: Path) -> bool:
 # Listed with its room and not imported: a change there runs a stage again that need not run. Train, which is dear, has none.
 NOT_IMPORTED: dict[str, dict[str, str]] = {
     "validate": {
-        "tasks/pages": "charts gallery inline metric_words scores",
+        "tasks/pages": "charts gallery inline scores",
         "tlora/flux": "cached latents model noise quantise",
         "tlora/runtime": "device_lock",
     },

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from tasks.pages.charts import Chart, Dot, front_chart
 from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures, inline_thumbnail
-from tasks.pages.metric_words import describe
 from tasks.pages.page import render_page
 from tasks.pages.scores import Entries, curves, estimate_of, in_order, score_table
 from tasks.results.album import Album, are_small, read_album
 from tasks.results.evaluation import Evaluation, read_evaluation, read_json
 from tasks.results.lineage import adapter_lineage, evaluation_lineage, listing
+from tlora.evaluation.metric_words import describe
 from tlora.metadata.adapter import BASE, AdapterMetadata
 from tlora.pictures.decode import decode_picture
 from tlora.pictures.manifest import PictureItem, read_manifest

@@ -18,6 +18,7 @@ from tasks.evaluate.drawing import PictureDrawer, Rows
 from tasks.evaluate.measurement import CaptionedLatents, Measurer
 from tasks.evaluate.outputs import Outcome, write_outcome
 from tasks.evaluate.page import EvaluationFiles, render_evaluation
+from tasks.evaluate.recommended import write_recommended
 from tasks.evaluate.scoring import Encoders, References, measure_references
 from tasks.evaluate.stopwatch import Stopwatch
 from tasks.evaluate.summary import Measured, summarise
@@ -108,6 +109,7 @@ def evaluate(
     metrics: Path,
     grids: Path,
     pictures: Path,
+    recommended: Path,
     report: Path,
 ) -> None:
     """Draw, measure, and recommend a checkpoint.
@@ -127,6 +129,7 @@ def evaluate(
         metrics: Output file, JSON.
         grids: Output folder of labelled picture grids.
         pictures: Output folder of single pictures.
+        recommended: Output folder of the recommended checkpoint, empty but for the reason where there is none.
         report: Output folder: report.html, scores and curves.
 
     Raises:
@@ -162,6 +165,7 @@ def evaluate(
     files = EvaluationFiles(metrics, pictures, manifest, held_out, data)
     last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
     write_outcome(outcome, settings.all_seeds, wanted, told, grids, report, files)
+    write_recommended(recommended, checkpoints, outcome.summary)
     write_text(report / "report.html", render_evaluation(files, last))
     _say(f"{outcome.summary['reason']}; see {report / 'report.html'}")
     _say_time(watch, outcome.count)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.pages.charts import Chart, Dot, Estimate, curve_chart
-from tasks.pages.metric_words import KNOWN, Metric, describe
+from tlora.evaluation.metric_words import KNOWN, Metric, describe
 from tlora.metadata.adapter import BASE
 
 _NO_METRICS = ("step", "scale")  # numbers that say what was measured, not how good it is

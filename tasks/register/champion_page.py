@@ -15,7 +15,6 @@ from markupsafe import Markup
 from tasks.pages.charts import Estimate
 from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures
-from tasks.pages.metric_words import Metric, describe
 from tasks.pages.page import render_page
 from tasks.pages.scores import estimate_of, metric_names
 from tasks.register.data_changes_words import SinceChampion, list_changes, say_since
@@ -26,6 +25,7 @@ from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
 from tasks.tracking.store import Store
 from tlora.errors import CheckpointError
+from tlora.evaluation.metric_words import Metric, describe
 from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_text
 

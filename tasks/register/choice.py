@@ -29,11 +29,11 @@ class Choice:
     scores: Mapping[str, Any]
 
 
-def choose_checkpoint(adapters: Path, evaluation: Evaluation) -> Choice:
+def choose_checkpoint(adapters: Path, recommended: Path, evaluation: Evaluation) -> Choice:
     """Return the checkpoint that the evaluation recommends, or the last one where it recommends none.
 
     Raises:
-        CheckpointError: If it is not there, or was not evaluated.
+        CheckpointError: If it is not there, or was not evaluated, or is not what lies under the name of the recommended one.
         EvaluationError: If something could not be measured, so that another might have been recommended.
     """
     if evaluation.failures:
@@ -45,7 +45,10 @@ def choose_checkpoint(adapters: Path, evaluation: Evaluation) -> Choice:
     name = wanted if wanted in evaluation.checkpoints else next(at_its_step, None)
     if name is None:
         raise CheckpointError(f"{file}: step {metadata.step} is not in the evaluation: run evaluate again")
-    return Choice(name, file.parent, metadata, adapter_digest(file), evaluation.checkpoints[name])
+    digest = adapter_digest(file)
+    if evaluation.recommended and adapter_digest(find_weights(recommended)) != digest:
+        raise CheckpointError(f"{recommended}: is not {evaluation.recommended}, which is recommended: run evaluate again")
+    return Choice(name, file.parent, metadata, digest, evaluation.checkpoints[name])
 
 
 def objection_to_champion(choice: Choice, evaluation: Evaluation) -> str | None:

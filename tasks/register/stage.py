@@ -51,6 +51,7 @@ def register(
     metrics: Path,
     grids: Path,
     pictures: Path,
+    recommended: Path,
     reports: Path,
     manifest: Path,
     concept: Path,
@@ -64,6 +65,7 @@ def register(
         metrics: The evaluation, JSON.
         grids: Folder of its grids.
         pictures: Folder of its single pictures.
+        recommended: Folder of the checkpoint that it recommends.
         reports: Folder of the stages' reports; `register/` is written there: data_changes.md, what changed in the data since the
             champion's, and champion.html, which compares with the champion.
         manifest: Folder of both manifests.
@@ -71,7 +73,7 @@ def register(
         data: What `dvc add` wrote about the data folder.
     """
     evaluation = read_evaluation(metrics)
-    choice = choose_checkpoint(adapters, evaluation)
+    choice = choose_checkpoint(adapters, recommended, evaluation)
     if choice.metadata.base != model.path:
         raise CheckpointError(f"{choice.folder}: trained on {choice.metadata.base}, model.path is {model.path}: run train again")
     objection = objection_to_champion(choice, evaluation)
@@ -101,6 +103,8 @@ def register(
     print(f"report:    {reports / 'evaluate' / 'report.html'}")
     if page.exists():
         print(f"champion:  {page} compares with it")
+    if evaluation.recommended:
+        print(f"adapter:   {recommended}, for tlora infer, card and export")
     _say_where(store, version, mine, grids)
 
 

@@ -43,9 +43,7 @@ class _Studio:
         self._loaded: _Loaded | None = None
         self._drawing = threading.Lock()  # a server has threads, and a layer holds the mask of one call at a time
 
-    def predict(
-        self, context: PythonModelContext, model_input: Any, params: Mapping[str, Any] | None = None
-    ) -> bytes | list[bytes]:
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Draw one picture per prompt, each from the same seed, so that a picture does not depend on its neighbours.
 
         Args:
@@ -69,7 +67,7 @@ class _Studio:
 
 
 class TLoRAModel(_Studio, PythonModel):
-    """What MLflow calls. Of a `predict` of its own MLflow would want type hints, and turn every input into what they say."""
+    """What MLflow calls. Of a `predict` of its own it would ask for type hints, and turn every input into what they say."""
 
 
 def _prompts(given: Any) -> str | list[str]:  # anything may come over HTTP

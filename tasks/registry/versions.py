@@ -105,7 +105,6 @@ def create_version(store: Store, run_id: str, model: ServedModel, name: str, tag
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         # given an example, MLflow would load the whole base model here and draw it
         warnings.filterwarnings("ignore", r".*An input example was not provided", UserWarning)
-        warnings.filterwarnings("ignore", r".*Failed to infer signature from type hint", UserWarning)  # it is given, below
         info = mlflow.pyfunc.log_model(
             name="adapter",
             python_model=str(Path(__file__).with_name("served_model.py")),

@@ -1,6 +1,7 @@
 """The files that the other stages leave before `register` runs, as small as they can be, around a tiny FLUX."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,12 +54,14 @@ class FinishedRun:
 
     def register(self) -> None:
         """Run the stage in this process; the working folder must be `root`."""
+        self._keep_recommended()
         register(
             ModelSpec(BASE, dtype="float32", device="cpu"),
             adapters=Path("adapters"),
             metrics=Path("metrics/evaluate.json"),
             grids=Path("artifacts/grids"),
             pictures=Path("artifacts/pictures"),
+            recommended=Path("artifacts/recommended"),
             reports=Path("reports"),
             manifest=Path("artifacts/manifest"),
             concept=Path("concept.yaml"),
@@ -72,6 +75,7 @@ class FinishedRun:
         reason = f"{recommended}: by far the best" if recommended else "no checkpoint passes"
         evaluation = {"recommended": recommended, "reason": reason, "checkpoints": checkpoints, "failures": {}, "setup": SETUP}
         self._write("metrics/evaluate.json", evaluation)
+        self._keep_recommended()
 
     def train(self, code: str = "code-1", seed: int = 1) -> None:
         """Write adapters as if trained by some code, and the report of it."""
@@ -91,6 +95,13 @@ class FinishedRun:
         params = {"train": {"training": {"optimizer": {"learning_rate": 1e-3}}, "target_modules": list(TARGETS)}}
         record = {"git_commit": "c0ffee", "host": "kiln", "started": "2026-11-23T10:00:00+00:00", "params": params}
         self._write("reports/train/run.json", record)
+
+    def _keep_recommended(self) -> None:
+        """Copy the recommended checkpoint, as `evaluate` does."""
+        found = re.search('"recommended": "(.+?)"', (self.root / "metrics/evaluate.json").read_text())
+        name = found[1] if found else "none"
+        if (self.root / "adapters" / name).is_dir():
+            shutil.copytree(self.root / "adapters" / name, self.root / "artifacts/recommended", dirs_exist_ok=True)
 
     def hold_data(self, train: Mapping[str, str]) -> None:
         """Write the manifests of these captioned pictures, named by a digit, and of the held-out `brick_2.png`."""

@@ -3,9 +3,8 @@
 import argparse
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tlora.errors import SettingsError
 from tlora.flux.spec import ModelSpec
@@ -13,6 +12,9 @@ from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.disk import require_writable
 from tlora.runtime.settings import read_mapping
+
+if TYPE_CHECKING:
+    from tlora.exchange.hub_card import Evaluated
 
 CARD, GRID = "README.md", "grid.png"
 
@@ -41,28 +43,42 @@ def run(options: argparse.Namespace) -> None:
     if (folder / CARD).exists():
         raise SettingsError(f"{folder / CARD}: exists: move it away, or choose another --outdir")
     require_writable(folder)
-    scores, base_scores = _scores(options.metrics, metadata.step)
+    evaluation = _evaluation(options.metrics, metadata.step)
     if (folder / file.name).resolve() != file.resolve():
         shutil.copyfile(file, folder / file.name)
     if options.grid.is_file():
         shutil.copyfile(options.grid, folder / GRID)
     base_is_on_hub = bool(metadata.base) and not ModelSpec(metadata.base).is_folder
     grid = GRID if options.grid.is_file() else ""
-    card = Card(metadata, file.name, adapter_digest(file), grid, scores, base_scores, base_is_on_hub)
-    write_text(folder / CARD, model_card(card))
-    print(f"{folder / CARD}{'' if scores else f' (not evaluated: nothing in {options.metrics})'}")
+    write_text(folder / CARD, model_card(Card(metadata, file.name, adapter_digest(file), grid, evaluation, base_is_on_hub)))
+    print(f"{folder / CARD}{'' if evaluation.scores else f' (not evaluated: nothing in {options.metrics})'}")
 
 
-def _scores(metrics: Path, step: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the numbers of the checkpoint of a step and of the bare base; empty ones where there is no evaluation."""
+def _evaluation(metrics: Path, step: int) -> "Evaluated":
+    """Return what an evaluation says of the checkpoint of a step; nothing where there is no evaluation, or not of it."""
+    from tlora.exchange.hub_card import Evaluated
+
     if not metrics.is_file():
-        return {}, {}
+        return Evaluated()
     try:
-        checkpoints = json.loads(metrics.read_text(encoding="utf-8"))["checkpoints"]
-        mine = [scores for name, scores in checkpoints.items() if name != BASE and scores["step"] == step]
-        return (mine[0] if mine else {}), checkpoints[BASE]
+        told = json.loads(metrics.read_text(encoding="utf-8"))
+        steps = {name: scores["step"] for name, scores in told["checkpoints"].items() if name != BASE}
+        mine = next((name for name, own in steps.items() if own == step), None)
+        if mine is None:
+            return Evaluated()
+        recommended, reason, drawing = told.get("recommended"), told.get("reason", ""), told.get("setup", {}).get("drawing", {})
+        same = recommended is not None and steps[recommended] == step
+        return Evaluated(told["checkpoints"][mine], told["checkpoints"][BASE], _verdict(recommended, reason, same=same), drawing)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(f"{metrics}: not what evaluate writes: run it again, or name another file") from error
+
+
+def _verdict(recommended: str | None, reason: str, *, same: bool) -> str:
+    if same:
+        return f"Recommended by the evaluation. {reason}."
+    if recommended:
+        return f"**Not the recommended one.** The evaluation recommends {recommended}, another step of the same run. {reason}."
+    return f"**The evaluation recommends none of its run.** {reason}." if reason else ""
 
 
 def _refuse_pipeline_output(file: Path) -> None:
@@ -74,5 +90,5 @@ def _refuse_pipeline_output(file: Path) -> None:
         outs = [out if isinstance(out, str) else next(iter(out)) for stage in stages.values() for out in stage.get("outs", [])]
         if any((parent / out).resolve() in file.resolve().parents for out in outs):
             raise SettingsError(
-                f"{file.parent} is an output of the pipeline, where a new file would mark train as changed: give --outdir"
+                f"{file.parent} is an output of the pipeline, where a new file would mark its stage as changed: give --outdir"
             )

@@ -4,11 +4,12 @@ From what the adapter says of itself and from evaluation's numbers; nothing is l
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from tlora.evaluation.metric_words import KNOWN, describe
 from tlora.metadata.adapter import AdapterMetadata
 
 FLUX_DEV = "black-forest-labs/FLUX.1-dev"
@@ -25,7 +26,31 @@ _NON_COMMERCIAL = (
     " adapter without a licence from Black Forest Labs; read it before you share or use this file."
 )
 
+_FLUX_DRAWING = {
+    "width": 1024,
+    "height": 1024,
+    "num_inference_steps": 28,
+    "guidance_scale": 3.5,
+    "max_sequence_length": 512,
+}
 _OTHER_LICENCE = "That of the base model, and of the pictures that it was trained on."
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation says of an adapter; nothing if it was not evaluated.
+
+    Args:
+        scores: Its numbers.
+        base_scores: The bare base's.
+        verdict: Whether it is the recommended one, and why it is or which is.
+        drawing: Size, steps, guidance and text length of the pictures.
+    """
+
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    base_scores: Mapping[str, Any] = field(default_factory=dict)
+    verdict: str = ""
+    drawing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,8 +62,7 @@ class Card:
         file: Name of its file.
         digest: Hash of its bytes.
         grid: Name of the picture beside the card, if there is one.
-        scores: Evaluation's numbers of this adapter, and of the bare base; empty if it was not evaluated.
-        base_scores: Likewise.
+        evaluation: What an evaluation says of it.
         base_is_on_hub: Whether the base's name is one of the hub.
     """
 
@@ -46,8 +70,7 @@ class Card:
     file: str
     digest: str
     grid: str
-    scores: Mapping[str, Any]
-    base_scores: Mapping[str, Any]
+    evaluation: Evaluated
     base_is_on_hub: bool
 
 
@@ -62,7 +85,8 @@ def model_card(card: Card) -> str:
         + (f" Its trigger word is `{card.adapter.trigger}`." if card.adapter.trigger else ""),
         f"![what it draws]({card.grid})" if card.grid else "",
         "## How good",
-        _scores_table(card) if card.scores else "Not evaluated.",
+        card.evaluation.verdict,
+        _scores_table(card.evaluation) if card.evaluation.scores else "Not evaluated.",
         "## What it is made of",
         _facts(card),
         "## How to use it",
@@ -81,11 +105,18 @@ def _front_matter(card: Card) -> dict[str, Any]:
     return {**on_hub, **licence, **common, **trigger}
 
 
-def _scores_table(card: Card) -> str:
-    names = [name for name, value in card.scores.items() if _number(value) and name != "step"]
-    rows = [[name.replace("_", " "), _number(card.base_scores.get(name)), _number(card.scores[name])] for name in names]
-    table = [["measure", "bare base", "this adapter"], ["---"] * 3, *rows]
+def _scores_table(evaluation: Evaluated) -> str:
+    names = [name for name, value in evaluation.scores.items() if _number(value) and name != "step"]
+    names.sort(key=lambda name: list(KNOWN).index(name) if name in KNOWN else len(KNOWN))
+    rows = [_scores_row(name, evaluation) for name in names]
+    table = [["measure", "bare base", "this adapter", "unit", "what it says"], ["---"] * 5, *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+
+def _scores_row(name: str, evaluation: Evaluated) -> list[str]:
+    metric = describe(name)
+    numbers = [_number(evaluation.base_scores.get(name)), _number(evaluation.scores[name])]
+    return [metric.label, *numbers, metric.unit, metric.meaning]
 
 
 def _number(value: Any) -> str:
@@ -114,8 +145,32 @@ def _facts(card: Card) -> str:
 
 
 def _usage(card: Card) -> str:
+    """Return snippets for the base, size and steps that the adapter was evaluated with; without an evaluation, FLUX.1's."""
     base, prompt = card.adapter.base or FLUX_DEV, f"a {card.adapter.trigger or card.adapter.concept or 'photo'} wall"
-    return f"""With the mask at every step, as it was trained (`pretrained_model_name_or_path: {base}` in config.yaml):
+    drawing = {**_FLUX_DRAWING, **card.evaluation.drawing}
+    width, height, steps = drawing["width"], drawing["height"], drawing["num_inference_steps"]
+    guidance, length = drawing["guidance_scale"], drawing["max_sequence_length"]
+    dtype = "bfloat16" if card.base_is_on_hub or not card.adapter.base else "float32"
+    bands = f"tlora export {card.file} --format bands --out bands --steps {steps} --width {width} --height {height}"
+    comfy = ""
+    if card.base_is_on_hub:
+        comfy = f"""
+
+In ComfyUI, with the mask, as one standard LoRA for each rank and a workflow that switches them on by step:
+
+```sh
+{bands}
+```"""
+    return f"""With the mask at every step, as it was trained; `config.yaml`:
+
+```yaml
+pretrained_model_name_or_path: {base}
+mixed_precision: "{"bf16" if dtype == "bfloat16" else "no"}"
+resolution: {width}
+num_inference_steps: {steps}
+guidance_scale: {guidance:g}
+max_sequence_length: {length}
+```
 
 ```sh
 tlora infer --config config.yaml --lora_path {card.file} --prompt "{prompt}" --outdir drawn
@@ -131,13 +186,14 @@ tlora export {card.file} --format diffusers --out diffusers.safetensors
 import torch
 from diffusers import FluxPipeline
 
-pipe = FluxPipeline.from_pretrained("{base}", torch_dtype=torch.bfloat16)
+pipe = FluxPipeline.from_pretrained("{base}", dtype=torch.{dtype})
 pipe.load_lora_weights(".", weight_name="diffusers.safetensors")
-picture = pipe("{prompt}").images[0]
-```
-
-In ComfyUI, with the mask, as one standard LoRA for each rank and a workflow that switches them on by step:
-
-```sh
-tlora export {card.file} --format bands --out bands --steps 25 --width 1024 --height 1024
-```"""
+picture = pipe(
+    "{prompt}",
+    width={width},
+    height={height},
+    num_inference_steps={steps},
+    guidance_scale={guidance:g},
+    max_sequence_length={length},
+).images[0]
+```{comfy}"""

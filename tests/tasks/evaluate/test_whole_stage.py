@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tasks.evaluate.recommended import write_recommended
 from tasks.evaluate.stage import evaluate
 from tasks.running.cli import BAD_INPUT, run_stage
 from tests.tasks.evaluable import make_evaluable, save_checkpoint
@@ -27,7 +28,7 @@ OPTIONS = [
     *("--latents", "cache/latents/train", "--held-out-latents", "cache/latents/held_out", "--data", "data/images"),
     *("--manifest", "artifacts/manifest/train.json", "--held-out", "artifacts/manifest/held_out.json"),
     *("--concept", "concept.yaml", "--metrics", "metrics/evaluate.json", "--grids", "grids", "--pictures", "pictures"),
-    *("--report", "report"),
+    *("--recommended", "recommended", "--report", "report"),
 ]
 
 
@@ -96,8 +97,29 @@ def test_everything_is_measured_with_intervals_and_said_where_the_time_went(
     assert found["failures"] == {}
     with Image.open("grids/scales.png") as scales, Image.open("grids/grid.png") as grid:
         assert scales.height < grid.height  # base and one strength; base and three checkpoints
+    assert_recommended(found["recommended"], found["reason"])
     assert "9 pictures in " in said
     assert "% of the pipeline's " in said
+
+
+def assert_recommended(name: str | None, reason: str) -> None:
+    """The recommended checkpoint's bytes lie under the name that stays, or none do; which and why is said either way."""
+    folder = Path("recommended")
+    assert json.loads((folder / "why.json").read_text()) == {"recommended": name, "reason": reason}
+    kept = {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+    assert kept == ({WEIGHTS_FILE: (Path("adapters") / name / WEIGHTS_FILE).read_bytes()} if name else {})
+
+
+def test_a_recommendation_replaces_the_one_before(tmp_path: Path) -> None:
+    for name in ("checkpoint-000002", "checkpoint-000004"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / WEIGHTS_FILE).write_text(name)
+    found = {name: tmp_path / name for name in ("checkpoint-000002", "checkpoint-000004")}
+    for name in ("checkpoint-000002", "checkpoint-000004"):
+        write_recommended(tmp_path / "kept", found, {"recommended": name, "reason": "best"})
+        assert (tmp_path / "kept" / WEIGHTS_FILE).read_text() == name
+    write_recommended(tmp_path / "kept", found, {"recommended": None, "reason": "nothing beats the base"})
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == ["why.json"]
 
 
 def test_again_is_the_same_numbers_and_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

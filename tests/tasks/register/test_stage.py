@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from tasks.register.choice import choose_checkpoint
 from tasks.register.registration import read_registration
 from tasks.registry.versions import aliases_of
+from tasks.results.evaluation import read_evaluation
 from tasks.tracking.store import open_store
 from tests.tasks.finished_run import DVC_DIGEST, NAME, FinishedRun
 from tlora.errors import CheckpointError, EvaluationError, PictureError
@@ -223,6 +225,14 @@ def test_a_recommended_checkpoint_that_is_not_there_is_refused(finished_run: Fin
         finished_run.register()
 
 
+def test_what_lies_under_the_name_of_the_recommended_one_must_be_it(finished_run: FinishedRun) -> None:
+    evaluation = read_evaluation(Path("metrics/evaluate.json"))
+    choice = choose_checkpoint(Path("adapters"), Path("artifacts/recommended"), evaluation)
+    assert choice.name == "checkpoint-000002"
+    with pytest.raises(CheckpointError, match="is not checkpoint-000002, which is recommended: run evaluate again"):
+        choose_checkpoint(Path("adapters"), Path("adapters/checkpoint-000004"), evaluation)
+
+
 def test_a_damaged_evaluation_is_refused(finished_run: FinishedRun) -> None:
     Path("metrics/evaluate.json").write_text('{"recommended": null')
     with pytest.raises(CheckpointError, match=r"metrics/evaluate\.json: not valid JSON"):
@@ -257,7 +267,7 @@ def own_store() -> dict[str, str]:
 
 OPTIONS = [
     *("--adapters", "adapters", "--metrics", "metrics/evaluate.json", "--grids", "artifacts/grids"),
-    *("--pictures", "artifacts/pictures"),
+    *("--pictures", "artifacts/pictures", "--recommended", "artifacts/recommended"),
     *("--reports", "reports", "--manifest", "artifacts/manifest", "--concept", "concept.yaml"),
 ]
 PARAMS = """

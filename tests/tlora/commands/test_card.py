@@ -22,15 +22,19 @@ SCORES = {"step": 2, "similarity_gain": {"mean": 0.25, "low": 0.15, "high": 0.36
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluated adapter for FLUX.1-dev in the current folder."""
     monkeypatch.chdir(tmp_path)
-    transformer = tiny_transformer()
-    inject_tlora_into_transformer(transformer, ["to_q"], CONFIG)
-    about = {"base": "black-forest-labs/FLUX.1-dev", "data_digest": "5a5a", "concept": "brick", "trigger": "matbrk", "step": 2}
-    save_tlora_weights(transformer, Path("adapters/final/tlora_weights.safetensors"), AdapterMetadata(CONFIG, ("to_q",), **about))
+    save_adapter("black-forest-labs/FLUX.1-dev")
     Path("metrics").mkdir()
     base = {"step": 0, "similarity_gain": {"mean": 0.0, "low": 0.0, "high": 0.0}, "diversity_ratio": 1.0}
     Path("metrics/evaluate.json").write_text(json.dumps({"checkpoints": {"base": base, "final": SCORES}}))
     Path("artifacts/grids").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save("artifacts/grids/grid.png")
+
+
+def save_adapter(base: str) -> None:
+    transformer = tiny_transformer()
+    inject_tlora_into_transformer(transformer, ["to_q"], CONFIG)
+    about = {"base": base, "data_digest": "5a5a", "concept": "brick", "trigger": "matbrk", "step": 2}
+    save_tlora_weights(transformer, Path("adapters/final/tlora_weights.safetensors"), AdapterMetadata(CONFIG, ("to_q",), **about))
 
 
 def test_it_holds_what_the_hub_and_a_reader_want_to_know() -> None:
@@ -48,7 +52,11 @@ def test_it_holds_what_the_hub_and_a_reader_want_to_know() -> None:
         "tags": ["t-lora", "lora", "flux", "text-to-image"],
         "instance_prompt": "matbrk",
     }
-    assert "| similarity gain | 0.000 (0.000 to 0.000) | 0.250 (0.150 to 0.360) |\n| diversity ratio | 1.000 | 0.500 |" in text
+    gain = (
+        "| Concept gained over the base | 0.000 (0.000 to 0.000) | 0.250 (0.150 to 0.360) | difference of cosines | Similarity to"
+    )
+    assert gain in text
+    assert "More is better. |\n| Diversity against the base | 1.000 | 0.500 | share of the base's | Too little" in text
     assert "note" not in text
     for part in (
         "no commercial use",
@@ -59,6 +67,36 @@ def test_it_holds_what_the_hub_and_a_reader_want_to_know() -> None:
     ):
         assert part in text
     assert Path("adapters/final/grid.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("recommended", "words"),
+    [
+        ("final", "Recommended by the evaluation. final: best fidelity."),
+        ("checkpoint-000001", "**Not the recommended one.** The evaluation recommends checkpoint-000001, another step"),
+        (None, "**The evaluation recommends none of its run.** final: best fidelity."),
+    ],
+)
+def test_it_says_whether_the_adapter_is_the_recommended_one_and_why(recommended: str | None, words: str) -> None:
+    told = json.loads(Path("metrics/evaluate.json").read_text())
+    told["checkpoints"]["checkpoint-000001"] = {"step": 1}
+    Path("metrics/evaluate.json").write_text(json.dumps(told | {"recommended": recommended, "reason": "final: best fidelity"}))
+    main(["card", "adapters/final"])
+    assert words in Path("adapters/final/README.md").read_text()
+
+
+def test_its_snippets_are_for_the_base_and_the_size_that_it_was_evaluated_with() -> None:
+    told = json.loads(Path("metrics/evaluate.json").read_text())
+    drawing = {"width": 64, "height": 48, "num_inference_steps": 8, "guidance_scale": 3.5, "max_sequence_length": 77}
+    Path("metrics/evaluate.json").write_text(json.dumps(told | {"setup": {"drawing": drawing}}))
+    save_adapter("models/pocket-flux")
+    Path("models/pocket-flux").mkdir(parents=True)
+    main(["card", "adapters/final"])
+    text = Path("adapters/final/README.md").read_text()
+    assert 'from_pretrained("models/pocket-flux", dtype=torch.float32)' in text
+    assert "width=64,\n    height=48,\n    num_inference_steps=8,\n    guidance_scale=3.5,\n    max_sequence_length=77,\n" in text
+    for foreign in ("bfloat16", "1024", "ComfyUI", "FLUX.1-dev"):
+        assert foreign not in text, foreign
 
 
 def test_an_output_of_the_pipeline_is_left_alone_and_published_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
