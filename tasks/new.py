@@ -9,16 +9,18 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from tasks.dvc_command import run_dvc
 from tasks.running.state_folder import state_folder
+from tasks.validate.other_captions import OtherCaptions, plain_name, read_other_captions
 from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.metadata.concept import parse_concept
-from tlora.pictures.files import FOREIGN_SUFFIXES, MASK_ENDING, SUFFIXES, caption_path, list_pictures, mask_path
+from tlora.pictures.files import MASK_ENDING, SUFFIXES, caption_path, list_pictures, mask_path
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.yaml_text import NotYamlError, parse_yaml
 
@@ -27,6 +29,8 @@ IMAGES = DATA / "images"
 SOURCES = DATA / "SOURCES.md"
 CONCEPT = Path("concept.yaml")
 MOST_LOOKED_AT = 10_000  # files below a folder that holds no pictures itself; somebody may have given their whole disk
+
+_MOST_UNUSED = 5  # of the files that are named with the reason
 
 _CAPTION = "a photo of {trigger}"
 _CONCEPT = """\
@@ -62,10 +66,20 @@ _SOURCES = """\
 
 @dataclass(frozen=True)
 class Copied:
-    """What was brought in: how many pictures, how many captions were written for them, and what was left behind."""
+    """What was brought in.
+
+    Args:
+        pictures: How many.
+        captions_written: For how many the stock caption was written, for want of another.
+        captions_read: How many captions came from other trainers' files, by name or pattern of those.
+        unused: Why a file of captions was not used, by its name.
+        left_behind: What else in the folder was not brought in.
+    """
 
     pictures: int
     captions_written: int
+    captions_read: Mapping[str, int]
+    unused: Mapping[str, str]
     left_behind: tuple[str, ...]
 
 
@@ -73,7 +87,7 @@ def new(source: Path, trigger: str, name: str = "", *, replace: bool = False) ->
     """Fill data/ and concept.yaml of the working folder with a user's pictures.
 
     Args:
-        source: Folder of pictures, with or without same-name .txt captions.
+        source: Folder of pictures, with or without captions: same-name .txt files, or as other trainers write them.
         trigger: The word that comes to mean them.
         name: Short name of the concept, by default made of the trigger word.
         replace: Whether pictures that are there already make way; they are kept under `.state/replaced`.
@@ -90,13 +104,15 @@ def new(source: Path, trigger: str, name: str = "", *, replace: bool = False) ->
     arriving = state_folder("arriving")
     shutil.rmtree(arriving)
     arriving.mkdir()
-    written = sum(_copy(picture, arriving, trigger) for picture in pictures)
+    others = read_other_captions(source, pictures)
+    written = sum(_copy(picture, arriving, trigger, others) for picture in pictures)
     _put_aside()
     DATA.mkdir(exist_ok=True)
     shutil.move(arriving, IMAGES)
     write_text(SOURCES, _SOURCES.format(count=len(pictures), source=source))
     write_text(CONCEPT, concept)
-    return Copied(len(pictures), written, _left_behind(source))
+    read = Counter(_pattern(picture, caption.file) for picture, caption in others.by_picture.items())
+    return Copied(len(pictures), written, read, others.unused, _left_behind(source, pictures, others))
 
 
 def add_to_dvc() -> None:
@@ -114,7 +130,11 @@ def add_to_dvc() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tasks.new", description="Start with your own pictures.")
-    parser.add_argument("--data", required=True, help="folder of pictures, with or without same-name .txt captions")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="folder of pictures, with or without captions (.txt of the same name, or as other trainers write them)",
+    )
     parser.add_argument("--trigger", required=True, help="a rare word that comes to mean them, such as matbrk")
     parser.add_argument("--name", default="", help="short name of the concept, by default made of the trigger word")
     parser.add_argument("--replace", action="store_true", help="let pictures that are there already make way")
@@ -187,8 +207,8 @@ def _require_room(source: Path, *, replace: bool) -> None:
         raise PictureError(f"{IMAGES}: holds pictures already: {remedy}")
 
 
-def _copy(picture: Path, folder: Path, trigger: str) -> bool:
-    """Copy a picture and its caption, and return whether a caption had to be written."""
+def _copy(picture: Path, folder: Path, trigger: str, others: OtherCaptions) -> bool:
+    """Copy a picture and its caption, and return whether the stock caption had to be written."""
     target = folder / unicodedata.normalize("NFC", picture.name)
     if not picture.is_file():
         raise PictureError(f"{picture}: it is a broken link or no file: repair or remove it, then run this again")
@@ -204,8 +224,10 @@ def _copy(picture: Path, folder: Path, trigger: str) -> bool:
         return False
     if target.with_suffix(".txt").exists():
         return False  # of another picture of this name, wall.jpg beside wall.png: they share it, and validation says so
-    target.with_suffix(".txt").write_text(_CAPTION.format(trigger=trigger) + "\n", encoding="utf-8")
-    return True
+    other = others.by_picture.get(picture.name)
+    text = other.text if other else _CAPTION.format(trigger=trigger)
+    target.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+    return other is None
 
 
 def _put_aside() -> None:
@@ -220,15 +242,29 @@ def _put_aside() -> None:
     shutil.rmtree(IMAGES, ignore_errors=True)
 
 
-def _left_behind(source: Path) -> tuple[str, ...]:
-    return tuple(sorted(p.name for p in source.iterdir() if p.is_dir() or p.suffix.lower() in FOREIGN_SUFFIXES))
+def _pattern(picture: str, file: str) -> str:
+    """Return `*.caption` for wall.caption of wall.jpg, and a table's own name."""
+    stem = plain_name(Path(picture).stem)
+    return f"*{file[len(stem) :]}" if plain_name(file).startswith(f"{stem}.") else file
+
+
+def _left_behind(source: Path, pictures: Sequence[Path], others: OtherCaptions) -> tuple[str, ...]:
+    """Return what is in the folder and was not brought in; hidden files and what was said of captions left out."""
+    used = {path.name for picture in pictures for path in (picture, caption_path(picture), mask_path(picture)) if path}
+    used |= {caption.file for caption in others.by_picture.values()} | set(others.unused)
+    return tuple(sorted(p.name for p in source.iterdir() if p.name not in used and not p.name.startswith(".")))
 
 
 def _next_steps(copied: Copied, trigger: str) -> str:
     lines = [f"new: {copied.pictures} pictures are in {IMAGES}, their digest is in data.dvc"]
     if copied.left_behind:
         shown = ", ".join(copied.left_behind[:5])
-        lines.append(f"  left behind, for they cannot be read here: {shown}{' ...' if len(copied.left_behind) > 5 else ''}")
+        lines.append(f"  left behind, for it is not read here: {shown}{' ...' if len(copied.left_behind) > 5 else ''}")
+    lines += [f"  {count} captions were read from {files}" for files, count in sorted(copied.captions_read.items())]
+    unused = sorted(copied.unused.items())
+    lines += [f"  not used: {file}: {why}" for file, why in unused[:_MOST_UNUSED]]
+    if len(unused) > _MOST_UNUSED:
+        lines.append(f"  and {len(unused) - _MOST_UNUSED} more files of captions were not used")
     if copied.captions_written:
         lines.append(f"  {copied.captions_written} captions were missing and read {_CAPTION.format(trigger=trigger)!r} now:")
         lines.append(f"  say in each what the picture shows besides {trigger}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tasks.validate.findings import Finding
 from tasks.validate.inspection import Inspection
+from tasks.validate.other_captions import other_caption_names, plain_name
 from tasks.validate.parallel_map import Engine
 from tasks.validate.quality import near_copies, nearest_hashes
 from tlora.metadata.concept import Concept
@@ -88,7 +89,8 @@ def check_folder(folder: Path) -> Iterator[Finding]:
             if twin != path.name:
                 reason = f"it has its caption in common with {twin}"
                 yield Finding("warning", "shared_caption", path.name, reason, "rename one of them")
-    yield from _check_bystanders(paths, stems.keys())
+    others = other_caption_names(path.name for path in paths if path.suffix.lower() in SUFFIXES)
+    yield from _check_bystanders(paths, stems.keys(), others)
 
 
 def check_copies(inspections: Sequence[Inspection], held_out: set[str], most_bits: int) -> Iterator[Finding]:
@@ -154,14 +156,18 @@ def check_lengths(items: Sequence[PictureItem], concept: Concept, tokenizers: Se
                 yield Finding("warning", "too_long", file, reason, "say what matters first, or shorten it")
 
 
-def _check_bystanders(paths: Sequence[Path], stems: Collection[str]) -> Iterator[Finding]:
+def _check_bystanders(paths: Sequence[Path], stems: Collection[str], others: Collection[str]) -> Iterator[Finding]:
     for path in paths:
         suffix, name = path.suffix.lower(), path.name.encode(errors="backslashreplace").decode()
         if is_mask(path) and _stem(path).removesuffix(MASK_ENDING) not in stems:
             yield Finding("warning", "orphan_mask", name, "there is no picture that it masks", "rename it, or remove it")
         if suffix in SUFFIXES or (suffix == ".txt" and _stem(path) in stems):
             continue
-        if path.is_dir():
+        if plain_name(path.name) in others and path.is_file():
+            reason = "it holds captions as other trainers write them, and is not read here"
+            remedy = "write them to a .txt beside each picture, as 'make new' does of a folder of yours; then remove it"
+            yield Finding("warning", "other_captions", name, reason, remedy)
+        elif path.is_dir():
             yield Finding("warning", "subfolder", name, "it is a folder, and subfolders are not read", "move its pictures up")
         elif suffix in FOREIGN_SUFFIXES:
             reason = f"{suffix} is not a kind that can be read here"

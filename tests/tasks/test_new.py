@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.new import main, new
+from tasks.new import _next_steps, main, new
 from tasks.validate.checks import ValidateSettings
 from tasks.validate.stage import validate
 from tests.tasks.data_folder import texture
@@ -46,6 +46,89 @@ def test_pictures_and_captions_are_copied_and_missing_captions_written(bricks: P
     assert Path("data/images/wall 2.JPG").read_bytes() == (bricks / "wall 2.JPG").read_bytes()
     assert "5 pictures" in Path("data/SOURCES.md").read_text()
     assert not (bricks / "wall 1.txt").exists()
+
+
+def lines_of(source: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    copied = new(source, "matbrk", replace=True)
+    capsys.readouterr()
+    return _next_steps(copied, "matbrk")
+
+
+def captions() -> dict[str, str]:
+    return {path.stem: path.read_text().strip() for path in Path("data/images").glob("*.txt")}
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({f"wall {n}.caption": f"wall number {n}" for n in (1, 2)}, "2 captions were read from *.caption"),
+        ({f"wall {n}.JPG.txt": f"wall number {n}\n" for n in (1, 2)}, "2 captions were read from *.JPG.txt"),
+        (
+            {f"wall {n}.json": json.dumps({"caption": f"wall number {n}", "tags": []}) for n in (1, 2)},
+            "2 captions were read from *.json",
+        ),
+        (
+            {
+                "metadata.jsonl": "".join(
+                    json.dumps({"file_name": f"wall {n}.JPG", "text": f"wall number {n}"}) + "\n" for n in (1, 2)
+                )
+            },
+            "2 captions were read from metadata.jsonl",
+        ),
+        (
+            {"captions.csv": 'image,caption\nimages/wall 1.JPG,wall number 1\nwall 2,"wall number 2"\nother.png,x\n'},
+            "2 captions were read from captions.csv",
+        ),
+        (
+            {"captions.csv": "\ufefffile_name;text\nwall 1.jpg;wall number 1\nwall 2.jpg;wall number 2\n"},
+            "2 captions were read from captions.csv",
+        ),
+    ],
+)
+def test_captions_as_other_trainers_write_them_are_read(
+    bricks: Path, files: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in files.items():
+        (bricks / name).write_text(text)
+    said_lines = lines_of(bricks, capsys)
+    stock = "a photo of matbrk"
+    assert captions() == {
+        "wall 0": "an old matbrk wall",
+        "wall 1": "wall number 1",
+        "wall 2": "wall number 2",
+        "wall 3": stock,
+        "é": stock,
+    }
+    assert said in said_lines
+    assert "2 captions were missing and read 'a photo of matbrk' now" in said_lines
+    assert all((bricks / name).read_text() == text for name, text in files.items())
+
+
+def test_captions_that_are_not_used_are_named_with_the_reason(bricks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (bricks / "wall 0.caption").write_text("another text")
+    (bricks / "wall 1.json").write_text("{")
+    (bricks / "wall 2.caption").write_text("of the caption file")
+    (bricks / "wall 2.JPG.txt").write_text("of the other file")
+    (bricks / "wall 3.caption").write_bytes("wänd".encode("latin-1"))
+    (bricks / "metadata.jsonl").write_text('{"file_name": "elsewhere.png", "text": "x"}\n')
+    (bricks / "captions.csv").write_text("a,b\n1,2\n")
+    (bricks / "wall 1.tags").write_text("brick, wall")
+    copied = new(bricks, "matbrk")
+    assert captions()["wall 0"] == "an old matbrk wall"
+    assert captions()["wall 2"] == "of the caption file"
+    assert copied.left_behind == ("IMG_1.CR2", "wall 1.tags")
+    assert set(copied.unused) == {
+        "wall 0.caption", "wall 1.json", "wall 2.JPG.txt", "wall 3.caption", "metadata.jsonl", "captions.csv",
+    }  # fmt: skip
+    assert copied.unused["wall 0.caption"] == "wall 0.JPG has its caption in wall 0.txt"
+    assert copied.unused["wall 2.JPG.txt"] == "wall 2.JPG has its caption in wall 2.caption"
+    assert "not UTF-8" in copied.unused["wall 3.caption"]
+    assert copied.unused["metadata.jsonl"] == "it names no picture that is without a caption"
+    assert copied.unused["captions.csv"].startswith("its first line needs a column of file_name")
+    said = _next_steps(copied, "matbrk")
+    assert "  not used: captions.csv: its first line needs" in said
+    assert "  and 1 more files of captions were not used" in said
+    assert "left behind, for it is not read here: IMG_1.CR2, wall 1.tags" in said
 
 
 def test_the_concept_has_prompts_with_the_trigger_and_a_held_out_part(bricks: Path) -> None:

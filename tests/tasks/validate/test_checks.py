@@ -146,3 +146,11 @@ def test_a_held_out_name_that_is_no_picture_stops_with_the_nearest(data: Path, b
     Path("concept.yaml").write_text(CONCEPT.replace("picture_0.png", "picture_0.jpg"))
     with pytest.raises(PictureError, match=r"concept.yaml: 'picture_0.jpg' is to be held out, .* did you mean 'picture_0.png'"):
         run(base)
+
+
+def test_captions_of_other_trainers_among_the_data_are_named(data: Path, base: ModelSpec) -> None:
+    others = ("picture_1.caption", "picture_2.png.txt", "picture_3.json", "metadata.jsonl", "captions.csv")
+    for name in (*others, "notes.md"):
+        (data / name).write_text("{}")
+    run(base)
+    assert findings() == {("warning", "other_captions", name) for name in others} | {("warning", "ignored", "notes.md")}
