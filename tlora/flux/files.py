@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 from tlora.errors import ModelError
@@ -12,6 +11,7 @@ from tlora.flux.spec import FluxShape, ModelSpec
 from tlora.runtime.disk import require_free_space
 
 HUB_MODEL_BYTES = 34e9  # FLUX.1 in diffusers' layout, without the single-file copy
+_INDEX = "model_index.json"
 _UNKNOWN = "@main"  # ends a revision whose commit is not known
 
 
@@ -21,7 +21,7 @@ def read_shape(spec: ModelSpec) -> FluxShape:
     Raises:
         ModelError: If a folder's configuration cannot be read.
     """
-    transformer, vae = (_part_folder(spec, part) / "config.json" for part in ("transformer", "vae"))
+    transformer, vae = (local_file(spec, f"{part}/config.json") for part in ("transformer", "vae"))
     if not spec.is_folder and not transformer.exists():
         return FluxShape()
     try:
@@ -52,14 +52,13 @@ def require_base(spec: ModelSpec) -> None:
     if spec.quantisation == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("quantisation nf4 needs the package bitsandbytes: pip install 'flux-tlora[quantised]', or use int8")
     if spec.is_folder:
-        index = Path(spec.path) / "model_index.json"
-        if not index.exists():
+        if not (Path(spec.path) / _INDEX).exists():
             raise ModelError(
-                f"{spec.path}: no base model there ({index.name} is missing): check model.path in params.yaml,"
+                f"{spec.path}: no base model there ({_INDEX} is missing): check model.path in params.yaml,"
                 " or fetch the shipped models with 'dvc pull -r shipped'"
             )
         return
-    if _is_cached(spec):
+    if local_file(spec, _INDEX).exists():
         return
     _require_token(spec)
     _require_room(spec)
@@ -75,8 +74,8 @@ def base_revision(spec: ModelSpec, *parts: str) -> str:
         parts: Subfolders that matter, such as `vae`; all of them by default.
     """
     if not spec.is_folder:
-        commit = local_folder(spec).name
-        return f"{spec.path}{_UNKNOWN}" if commit == "main" else commit
+        index = local_file(spec, _INDEX)
+        return index.parent.name if index.exists() else spec.revision or f"{spec.path}{_UNKNOWN}"
     digest = hashlib.sha256()
     for folder in sorted(parts) or [""]:
         for file in sorted(p for p in (Path(spec.path) / folder).rglob("*") if p.is_file() and p.name != "README.md"):
@@ -97,21 +96,20 @@ def is_same_base(base: str, revision: str, other_base: str, other_revision: str)
     return commits[0] == commits[1] if len(commits) == 2 else base == other_base
 
 
-def local_folder(spec: ModelSpec) -> Path:
-    """Return where the base model's files are on this machine, or would be: the folder, or the hub's snapshot."""
+def local_file(spec: ModelSpec, name: str) -> Path:
+    """Return where a file of the base model is on this machine, or would be: in the folder, or in the hub's cache."""
     if spec.is_folder:
-        return Path(spec.path)
-    stored = hub_folder() / f"models--{spec.path.replace('/', '--')}"
-    revision = spec.revision or "main"
-    reference = stored / "refs" / revision
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-    return stored / "snapshots" / commit
+        return Path(spec.path) / name
+    from huggingface_hub import try_to_load_from_cache  # only where a model of the hub is meant: half a second
+
+    found = try_to_load_from_cache(spec.path, name, revision=spec.revision or None)
+    return Path(found) if isinstance(found, str) else hub_folder() / spec.path / name
 
 
 def picture_multiple(spec: ModelSpec) -> int | None:
     """Return of how many pixels the sides of pictures must be multiples: twice the VAE's factor; None if it is not here."""
     try:
-        config = json.loads((local_folder(spec) / "vae" / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(local_file(spec, "vae/config.json").read_text(encoding="utf-8"))
         return int(2 ** len(config["block_out_channels"]))  # each level but the first halves, and latents are packed two by two
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -119,28 +117,15 @@ def picture_multiple(spec: ModelSpec) -> int | None:
 
 def hub_folder() -> Path:
     """Return where the hub client keeps models, below `HF_HOME`."""
-    home = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    from huggingface_hub import constants
 
-
-def _part_folder(spec: ModelSpec, part: str) -> Path:
-    if spec.is_folder:
-        return Path(spec.path) / part
-    return next((index.parent / part for index in _snapshots(spec)), hub_folder() / part)
-
-
-def _is_cached(spec: ModelSpec) -> bool:
-    return bool(_snapshots(spec))
-
-
-def _snapshots(spec: ModelSpec) -> list[Path]:
-    snapshots = hub_folder() / f"models--{spec.path.replace('/', '--')}" / "snapshots"
-    return sorted(snapshots.glob(f"{spec.revision or '*'}/model_index.json"))
+    return Path(constants.HF_HUB_CACHE)
 
 
 def _require_token(spec: ModelSpec) -> None:
-    stored = Path(os.environ.get("HF_TOKEN_PATH") or hub_folder().parent / "token")
-    if not os.environ.get("HF_TOKEN") and not stored.exists():
+    from huggingface_hub import get_token
+
+    if get_token() is None:
         raise ModelError(
             f"{spec.path}: no such folder, and as a model on the hub it is not here and no token is set: accept its licence at"
             f" https://huggingface.co/{spec.path} if it is gated, create a read token at"

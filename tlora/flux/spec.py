@@ -10,7 +10,6 @@ from typing import Literal
 from tlora.errors import ModelError
 
 OLDEST_TORCH = (2, 5)
-PRECISIONS = ("float32", "bfloat16", "float16")
 Quantisation = Literal["none", "int8", "nf4"]
 
 

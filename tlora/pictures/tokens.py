@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tlora.errors import ModelError
-from tlora.flux.files import local_folder
+from tlora.flux.files import local_file
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.atomic_file import write_json
 
@@ -60,7 +60,7 @@ def load_tokenizers(spec: ModelSpec, max_sequence_length: int, kept: Path) -> tu
     Raises:
         ModelError: If the base model is not on this machine, or its tokenizers cannot be read.
     """
-    folder = local_folder(spec)
+    folder = local_file(spec, "tokenizer/tokenizer_config.json").parents[1]
     require_vocabularies(folder)
     try:
         clip, clip_limit = _load("CLIPTokenizer", folder / "tokenizer", kept)

@@ -45,8 +45,9 @@ def test_what_is_in_order_is_said_with_memory_and_time(ward: Path, capsys: pytes
 def test_whatever_is_wrong_is_said_at_once_each_in_a_line(
     ward: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(ward / "hub"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(ward / "hub" / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(ward / "hub" / "hub"))
     params = (ward / "params.yaml").read_text().replace("path: base", "path: black-forest-labs/FLUX.1-dev")
     (ward / "params.yaml").write_text(params.replace("resolution: 64", "resolution: 72"))
     for file in (ward / "data/images").iterdir():

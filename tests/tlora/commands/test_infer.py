@@ -191,9 +191,9 @@ def test_what_is_wrong_is_one_line_before_a_weight_is_loaded(
 def test_the_troubles_that_people_had_are_met_before_a_weight_is_loaded(
     folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "hub" / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub" / "hub"))
     write_config(folder, "black-forest-labs/FLUX.1-dev")
     infer_options = ["--lora_path", "one", "--outdir", "drawn", "--prompt", "a wall"]
     for verb, options in (("train", []), ("infer", infer_options)):

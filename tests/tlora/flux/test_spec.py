@@ -13,9 +13,9 @@ from tlora.runtime.disk import require_free_space
 @pytest.fixture(autouse=True)
 def no_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without a hub cache and without a token."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
-    for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "hub-home" / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-home" / "hub"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -54,7 +54,7 @@ def test_a_hub_model_is_found_in_the_cache_with_flux1_devs_file_names(
     (clip / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in whole["merges"]) + "\n")
     (clip / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 77, "unk_token": "<|endoftext|>"}))
     shutil.copytree(base / "tokenizer_2", t5)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     found = load_tokenizers(ModelSpec("owner/flux"), 512, tmp_path / "kept")
     assert [count_tokens(t, ["a matbrk wall"])["a matbrk wall"] for t in found] == [5, 4]
 
