@@ -27,6 +27,7 @@ class _MaskedLayer(nn.Module):
         self.base = base.requires_grad_(False)
         self.cfg = cfg
         self.dropout = nn.Dropout(cfg.dropout)
+        self.suffixes: tuple[str, ...] = ()  # those that chose its Linear, set where it is injected
         self.slot = 0  # which of several adapters it belongs to, and so which mask and scale are its own
         self.is_merged = False  # while `merge.py` holds the update in the base's weight
         self._sigma_mask: Tensor | None = None

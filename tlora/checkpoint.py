@@ -15,19 +15,27 @@ from tlora.metadata.adapter import AdapterMetadata, find_weights, read_metadata,
 from tlora.runtime.atomic_file import write_bytes
 
 
-def save_tlora_weights(module: nn.Module, file: Path, metadata: AdapterMetadata) -> None:
+def save_tlora_weights(module: nn.Module, out_file: Path | str, metadata: AdapterMetadata | None = None) -> None:
     """Write the adapter of a module, with what describes it, whole or not at all.
+
+    Args:
+        module: A transformer that `inject_tlora_into_transformer` has prepared.
+        out_file: Where to.
+        metadata: What the file says of itself; by default what the layers know: their shape, and which Linears they wrap.
 
     Raises:
         CheckpointError: If the module carries no adapter.
     """
     tensors = adapter_tensors(module)
     if not tensors:
-        raise CheckpointError(f"{file}: nothing to save, the module carries no adapter")
-    write_tensors(file, tensors, metadata.to_strings())
+        raise CheckpointError(f"{out_file}: nothing to save, the module carries no adapter")
+    layers = {_name_of_linear(name): layer for name, layer in adapter_layers(module).items() if layer.slot == 0}
+    first = next(iter(layers.values()))
+    described = metadata or AdapterMetadata(first.cfg, first.suffixes or tuple(layers))
+    write_tensors(Path(out_file), tensors, described.to_strings())
 
 
-def load_tlora_weights(module: nn.Module, file: Path, strict: bool = True, *, slot: int = 0) -> AdapterMetadata:
+def load_tlora_weights(module: nn.Module, file: Path | str, strict: bool = True, *, slot: int = 0) -> AdapterMetadata:
     """Load an adapter into a module that already carries layers of its shape.
 
     Args:
@@ -40,7 +48,7 @@ def load_tlora_weights(module: nn.Module, file: Path, strict: bool = True, *, sl
     Raises:
         CheckpointError: Naming the first unknown, missing or misshapen key, or a value that is not finite.
     """
-    file = find_weights(file)
+    file = find_weights(Path(file))
     tensors, metadata = read_adapter(file)
     expected = adapter_tensors(module, slot)
     if not expected:

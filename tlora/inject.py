@@ -59,7 +59,7 @@ def inject_tlora_into_transformer(
         raise
     transformer.requires_grad_(False)
     for name, layer in layers.items():
-        layer.slot = slot
+        layer.slot, layer.suffixes = slot, tuple(target_module_suffixes)
         transformer.set_submodule(name, layer)
     share_inputs(layers)
     for block in blocks_of(transformer):
