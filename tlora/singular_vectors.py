@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from tlora.errors import InjectionError
 from tlora.flux.quantise import plain_weight
-from tlora.metadata.config import TLoRAConfig
+from tlora.metadata.config import SigType, TLoRAConfig
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 BLOCK = 32  # columns that one product with the matrix takes: fewer read it too often, more converge later
 EXTRA = 32  # columns of the space beyond twice the rank
+SMALL = 256  # below it a full SVD costs milliseconds
 LEAST = 4  # blocks: of a small rank too little converges in fewer
 
 
@@ -61,6 +62,30 @@ def full_triplets(matrix: Float[Tensor, "out in"], chosen: slice) -> Triplets:
     """Return the chosen vh, u and values by a full SVD."""
     u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
     return _copy(vh[chosen]), _copy(u[:, chosen]), _copy(values[chosen])
+
+
+def exact_triplets(matrix: Float[Tensor, "out in"], rank: int, sig_type: SigType) -> Triplets:
+    """Return the triplets that `sig_type` names to rounding, as somebody else's full SVD of the same matrix found them.
+
+    What is learnt beside initial factors that are not in its file is nothing but the difference from them, so here a direction
+    that is a third of a degree off is an error of the size of what was learnt. Of a large matrix the principal ones come from
+    ARPACK's restarted Lanczos; the others cost a full SVD.
+    """
+    shorter = min(matrix.shape)
+    if sig_type != "principal" or 4 * rank > shorter or shorter < SMALL:
+        return full_triplets(matrix, chosen_vectors(shorter, rank, sig_type))
+    from scipy.sparse.linalg import svds
+
+    start = np.random.default_rng(0).standard_normal(shorter)
+    u, values, vh = svds(matrix.double().numpy(), k=rank, v0=start, solver="arpack")  # in rising order
+    q, p, strengths = (torch.from_numpy(found.copy()).float() for found in (vh[::-1], u[:, ::-1], values[::-1]))
+    return q, p, strengths
+
+
+def chosen_vectors(shorter: int, rank: int, sig_type: SigType) -> slice:
+    """Return which of the singular vectors, in falling order, `sig_type` names."""
+    first = {"principal": 0, "middle": (shorter - rank) // 2, "last": shorter - rank}[sig_type]
+    return slice(first, first + rank)
 
 
 def random_triplets(outside: int, inside: int, chosen: slice, generator: torch.Generator | None) -> Triplets:
@@ -108,8 +133,7 @@ def singular_factors(
     base: nn.Module, cfg: TLoRAConfig, shape: tuple[int, int], generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return q (rank, in), p (out, rank) and the singular values (rank,) that the config asks for."""
-    first = {"principal": 0, "middle": (min(shape) - cfg.rank) // 2, "last": min(shape) - cfg.rank}[cfg.sig_type]
-    chosen = slice(first, first + cfg.rank)
+    chosen = chosen_vectors(min(shape), cfg.rank, cfg.sig_type)
     if cfg.svd_source == "random":
         q, p, strengths = random_triplets(*shape, chosen, generator)
         return q, p, strengths / cfg.rank

@@ -3,15 +3,30 @@
 import argparse
 from pathlib import Path
 
-from tlora.errors import SettingsError
+from tlora.errors import CheckpointError, SettingsError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("file", type=Path, help="LoRA of diffusers, kohya, LyCORIS (T-LoRA), or the T-LoRA authors' lora.pt")
+    parser.add_argument(
+        "file",
+        type=Path,
+        help="LoRA of diffusers, PEFT, kohya, ComfyUI, OneTrainer or XLabs, or T-LoRA of LyCORIS or its authors",
+    )
     parser.add_argument("--out", type=Path, required=True, help="adapter folder to write")
     parser.add_argument("--min-rank", type=int, help="ranks in pure noise, as it was trained; without it, no mask")
     parser.add_argument("--alpha-rank-scale", type=float, default=1.0, help="exponent of the rank formula, as it was trained")
+    parser.add_argument(
+        "--skip-outside",
+        action="store_true",
+        help="leave out what lies outside the blocks, where no mask arrives, and text encoders",
+    )
+    parser.add_argument(
+        "--sig-type",
+        choices=["principal", "last", "middle"],
+        default="principal",
+        help="LyCORIS T-LoRA: singular vectors of the base that it started from; the file does not say",
+    )
     parser.add_argument("--base", default="", help="base model; needed for LyCORIS T-LoRA, whose files lack the initial factors")
     parser.add_argument("--trigger", default="", help="trigger word")
     parser.add_argument("--concept", default="", help="name of the concept")
@@ -30,6 +45,10 @@ def run(options: argparse.Namespace) -> None:
     if target.exists():
         raise SettingsError(f"{target}: exists: choose another folder, or delete it first")
     foreign = read_foreign(options.file)
+    if foreign.left_out() and not options.skip_outside:
+        raise CheckpointError(
+            f"{options.file}: holds {foreign.left_out()}, where no rank mask arrives: --skip-outside leaves it out"
+        )
     schedule = Schedule(options.min_rank, options.alpha_rank_scale)
     revision = base_revision(ModelSpec(options.base)) if options.base and ModelSpec(options.base).is_folder else ""
     about = AdapterMetadata(
@@ -41,8 +60,10 @@ def run(options: argparse.Namespace) -> None:
         from tlora.flux.model import load_transformer
 
         transformer = load_transformer(ModelSpec(options.base, dtype="float32", device="cpu"))
-        metadata = import_lycoris(foreign, options.file, transformer, target, schedule, about)
+        metadata = import_lycoris(foreign, options.file, transformer, target, schedule, about, options.sig_type)
     else:
         metadata = import_plain(foreign, target, schedule, about)
     mask = f"mask from rank {metadata.config.min_rank} up" if metadata.config.enable_rank_masking else "no mask"
     print(f"{target}: {len(metadata.target_modules)} layers of rank {metadata.config.rank}, from {foreign.dialect}, {mask}")
+    if foreign.left_out():
+        print(f"left out: {foreign.left_out()}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tlora.exchange.export import Factors
 from tlora.exchange.layers import read_layers
-from tlora.exchange.read_lora import read_foreign
+from tlora.exchange.read_lora import kind_of, read_foreign, read_tensors
 from tlora.metadata.adapter import AdapterMetadata, adapter_digest, find_weights, is_ours
 
 _STATED = (
@@ -30,11 +30,7 @@ def report(path: Path) -> Iterator[str]:
         factors = {name: layer.factors() for name, layer in layers.items()}
         facts = _facts(metadata)
     else:
-        foreign = read_foreign(file)
-        factors = foreign.layers
-        facts = foreign.metadata | {"format": foreign.dialect}
-        if foreign.is_lycoris:
-            facts["layers"] = "norms and ranks need the base: 'tlora import' takes it"
+        factors, facts = _foreign(file)
     facts |= {"file": str(file), "sha256": adapter_digest(file), "layers": facts.get("layers", str(len(factors)))}
     width = max(map(len, facts))
     for name, value in facts.items():
@@ -42,6 +38,26 @@ def report(path: Path) -> Iterator[str]:
     if factors:
         yield ""
         yield from _table(factors)
+
+
+def _foreign(file: Path) -> tuple[dict[str, Factors], dict[str, str]]:
+    """Return layers and facts of another tool's file; of an adapter that is no LoRA, what it is."""
+    tensors, metadata = read_tensors(file)
+    kind = kind_of(tensors)
+    if kind is not None:
+        return {}, metadata | {
+            "format": f"{kind[0]}, by its key {kind[1]!r}",
+            "tensors": str(len(tensors)),
+            "numbers": str(sum(tensor.numel() for tensor in tensors.values())),
+            "layers": "not shown: its update is no product of two factors with ranks to mask, so 'tlora import' refuses it",
+        }
+    foreign = read_foreign(file)
+    facts = foreign.metadata | {"format": foreign.dialect}
+    if foreign.is_lycoris:
+        facts["layers"] = "norms and ranks need the base: 'tlora import' takes it"
+    if foreign.left_out():
+        facts["not importable"] = f"{foreign.left_out()}: 'tlora import --skip-outside' leaves it out"
+    return foreign.layers | foreign.outside, facts
 
 
 def effective_rank(factors: Factors) -> float:

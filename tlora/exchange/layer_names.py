@@ -1,50 +1,54 @@
-"""What FLUX's Linears are called: by diffusers (and here), by Black Forest Labs and so by kohya and ComfyUI, and flattened.
+"""A Linear of FLUX by any of the names that tools give it: diffusers', BFL's (so kohya's and ComfyUI's), OneTrainer's, XLabs'.
 
-BFL's model holds some Linears in one: query, key and value, and in single blocks the first half of the MLP beside them. A name
-there means a part of a bigger Linear.
+Tools differ in prefixes and in whether dots became underscores; without the one and with the others, each has one name here.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 
-_IMAGE_QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
-_TEXT_QKV = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
-_DOUBLE = {  # BFL's Linear in a double block -> what diffusers splits it into
-    "img_attn_qkv": _IMAGE_QKV,
-    "img_attn_proj": ("attn.to_out.0",),
-    "img_mlp_0": ("ff.net.0.proj",),
-    "img_mlp_2": ("ff.net.2",),
-    "img_mod_lin": ("norm1.linear",),
-    "txt_attn_qkv": _TEXT_QKV,
-    "txt_attn_proj": ("attn.to_add_out",),
-    "txt_mlp_0": ("ff_context.net.0.proj",),
-    "txt_mlp_2": ("ff_context.net.2",),
-    "txt_mod_lin": ("norm1_context.linear",),
+from tlora.flux.linears import BLOCK_LISTS, OUTSIDE, BlockList
+
+_PREFIX = re.compile(
+    r"base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|unet\.|lora_unet_|lora_transformer_|lycoris_"
+)
+_TEXT_ENCODER = re.compile(
+    r"(base_model\.model\.)?(text_encoder|text_encoders|text_model|lora_te|clip_[lg]|t5|t5xxl|conditioner|bundle_emb)(_?\d)?[._]"
+)
+_XLABS = {  # what XLabs' processors are called -> the Linear beside which they work
+    "double_blocks": {
+        "processor_qkv_lora1": "img_attn_qkv",
+        "processor_qkv_lora2": "txt_attn_qkv",
+        "processor_proj_lora1": "img_attn_proj",
+        "processor_proj_lora2": "txt_attn_proj",
+    },
+    "single_blocks": {"processor_proj_lora": "linear2"},
 }
-_SINGLE = {
-    "linear1": (*_IMAGE_QKV, "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation_lin": ("norm.linear",),
-}
-_KINDS = {"double_blocks": ("transformer_blocks", _DOUBLE), "single_blocks": ("single_transformer_blocks", _SINGLE)}
-_SHARES = {"proj_mlp": 4}  # of the width; every other part of a fused Linear has 1
+_XLABS_QKV = {"processor_qkv_lora": ("attn.to_q", "attn.to_k", "attn.to_v")}  # of a single block: a part of linear1
 
 
 @dataclass(frozen=True)
 class FusedLinear:
-    """A Linear of BFL's model: its key without prefix, and the diffusers names of its parts in the order of its rows."""
+    """A Linear of BFL's model: its key without prefix, and the diffusers names of its parts in the order of its rows.
+
+    Args:
+        key: Such as `double_blocks_3_img_attn_qkv`.
+        parts: Such as `transformer_blocks.3.attn.to_q` and the two after it; one where nothing is fused.
+        shares: How many rows each part has, in multiples of the smallest.
+    """
 
     key: str
     parts: tuple[str, ...]
+    shares: tuple[int, ...] = (1,)
 
     @property
-    def shares(self) -> tuple[int, ...]:
-        """How many rows each part has, in multiples of the smallest."""
-        return tuple(_SHARES.get(part.split(".", 2)[2], 1) for part in self.parts) if len(self.parts) > 1 else (1,)
+    def is_in_blocks(self) -> bool:
+        """Whether it lies in a block, where the rank mask arrives."""
+        return self.parts[0] not in OUTSIDE
 
 
 def fused_linear_of(name: str) -> FusedLinear | None:
-    """Return the BFL Linear that holds a diffusers Linear, or None where there is none.
+    """Return the BFL Linear that holds a diffusers Linear of a block, or None where there is none.
 
     Example:
         >>> fused_linear_of("transformer_blocks.3.attn.to_k").key
@@ -52,36 +56,39 @@ def fused_linear_of(name: str) -> FusedLinear | None:
     """
     blocks, _, rest = name.partition(".")
     index, _, kind = rest.partition(".")
-    for prefix, (here, linears) in _KINDS.items():
-        for linear, parts in linears.items():
-            if blocks == here and index.isdigit() and kind in parts:
-                return _fused(prefix, int(index), linear)
+    for each in BLOCK_LISTS:
+        bfl = next((row.bfl for row in each.linears if blocks == each.name and row.name == kind), None)
+        if bfl is not None and index.isdigit():
+            return _fused(each, int(index), bfl)
     return None
 
 
-def fused_linear(key: str) -> FusedLinear | None:
-    """Return the BFL Linear of a key without its prefix, or None where FLUX's blocks have none of that name."""
-    match = re.fullmatch(r"(double_blocks|single_blocks)_(\d+)_(\w+)", key)
-    if match is None or match[3] not in _KINDS[match[1]][1]:
-        return None
-    return _fused(match[1], int(match[2]), match[3])
-
-
-def unflattened(key: str) -> str | None:
-    """Return the diffusers name whose dots became underscores, or None where FLUX's blocks have none of that name.
+def find_linear(key: str) -> FusedLinear | None:
+    """Return the Linear that a key of any tool means, without what comes after its layer; None where FLUX has none of that name.
 
     Example:
-        >>> unflattened("single_transformer_blocks_0_attn_to_q")
-        'single_transformer_blocks.0.attn.to_q'
+        >>> find_linear("lora_transformer_single_transformer_blocks_0_attn_to_q").parts
+        ('single_transformer_blocks.0.attn.to_q',)
+        >>> find_linear("diffusion_model.double_blocks.0.img_attn.qkv").parts[1]
+        'transformer_blocks.0.attn.to_k'
     """
-    match = re.fullmatch(r"(transformer_blocks|single_transformer_blocks)_(\d+)_(\w+)", key)
-    if match is None:
-        return None
-    for blocks, linears in _KINDS.values():
-        for kind in (kind for parts in linears.values() for kind in parts):
-            if blocks == match[1] and kind.replace(".", "_") == match[3]:
-                return f"{blocks}.{match[2]}.{kind}"
-    return None
+    flat = without_prefix(key).replace(".", "_")
+    if flat in _outside():
+        return FusedLinear(flat, (_outside()[flat],))
+    match = re.fullmatch(r"((?:single_)?transformer_blocks|double_blocks|single_blocks)_(\d+)_(\w+)", flat)
+    return None if match is None else _in_block(match[1], int(match[2]), match[3])
+
+
+def without_prefix(key: str) -> str:
+    """Return a key without what tools put before the names of the transformer's modules."""
+    while match := _PREFIX.match(key):
+        key = key[match.end() :]
+    return key
+
+
+def is_of_text_encoder(key: str) -> bool:
+    """Whether a key is of a text encoder, or of a word that was learnt for one."""
+    return _TEXT_ENCODER.match(key) is not None
 
 
 def is_layer_name(name: str) -> bool:
@@ -89,6 +96,37 @@ def is_layer_name(name: str) -> bool:
     return fused_linear_of(name) is not None
 
 
-def _fused(prefix: str, index: int, linear: str) -> FusedLinear:
-    blocks, linears = _KINDS[prefix]
-    return FusedLinear(f"{prefix}_{index}_{linear}", tuple(f"{blocks}.{index}.{kind}" for kind in linears[linear]))
+@functools.cache
+def _outside() -> dict[str, str]:
+    """Return the diffusers name of each Linear outside the blocks, by every flattened name that it has."""
+    names = {name.replace(".", "_"): name for name in OUTSIDE} | {bfl: name for name, bfl in OUTSIDE.items()}
+    return names | {"img_in_proj": "x_embedder"}  # OneTrainer's
+
+
+def _in_block(blocks: str, index: int, kind: str) -> FusedLinear | None:
+    for each in BLOCK_LISTS:
+        if blocks == each.name:
+            row = next((row for row in each.linears if row.name.replace(".", "_") == kind), None)
+            return None if row is None else FusedLinear(f"{blocks}_{index}_{kind}", (f"{blocks}.{index}.{row.name}",))
+        if blocks == each.bfl:
+            return _by_bfl_name(each, index, kind)
+    return None
+
+
+def _by_bfl_name(each: BlockList, index: int, kind: str) -> FusedLinear | None:
+    if each.bfl == "single_blocks" and kind in _XLABS_QKV:
+        return FusedLinear(f"{each.bfl}_{index}_{kind}", tuple(f"{each.name}.{index}.{k}" for k in _XLABS_QKV[kind]), (1, 1, 1))
+    kind = _XLABS[each.bfl].get(kind, kind)
+    if any(row.bfl == kind for row in each.linears):
+        return _fused(each, index, kind)
+    linear, _, part = kind.rpartition("_")  # OneTrainer numbers the parts of a fused Linear
+    parts = [row.name for row in each.linears if row.bfl == linear]
+    if len(parts) > 1 and part.isdigit() and int(part) < len(parts):
+        return FusedLinear(f"{each.bfl}_{index}_{kind}", (f"{each.name}.{index}.{parts[int(part)]}",))
+    return None
+
+
+def _fused(each: BlockList, index: int, bfl: str) -> FusedLinear:
+    rows = [row for row in each.linears if row.bfl == bfl]
+    shares = tuple(row.outside for row in rows) if len(rows) > 1 else (1,)
+    return FusedLinear(f"{each.bfl}_{index}_{bfl}", tuple(f"{each.name}.{index}.{row.name}" for row in rows), shares)

@@ -1,9 +1,9 @@
-"""Read LoRAs that other tools wrote, as plain factors: diffusers, kohya and its kin, and the T-LoRA authors' `lora.pt`.
+"""Read LoRAs that other tools wrote, as plain factors: diffusers, PEFT, kohya and its kin, XLabs, the T-LoRA authors.
 
-Every key is understood or the file is refused by that key's name: a LoRA of which half is skipped looks like one that works.
+Every key is understood or the file is refused by that key's name, and so is every scale: a LoRA of which half is skipped, or that
+comes in at half its strength, looks like one that works.
 """
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from torch import Tensor
 from tlora.checkpoint import read_state
 from tlora.errors import CheckpointError
 from tlora.exchange.export import Factors
-from tlora.exchange.layer_names import fused_linear, is_layer_name, unflattened
+from tlora.exchange.layer_names import FusedLinear, find_linear, is_layer_name, is_of_text_encoder, without_prefix
+from tlora.exchange.peft_settings import PeftSettings, settings_of
 
 LYCORIS = "LyCORIS T-LoRA"
-_FLAT_PREFIXES = ("lora_transformer_", "lycoris_")
-_AUTHORS_NAMES = {
+AUTHORS_NAMES = {
     "to_q_lora": "to_q",
     "to_k_lora": "to_k",
     "to_v_lora": "to_v",
@@ -29,6 +29,30 @@ _AUTHORS_NAMES = {
     "to_k_proj_lora": "add_k_proj",
     "to_v_proj_lora": "add_v_proj",
 }
+_PARTS = (  # how the tensors of one layer end, and what they are
+    (re.compile(r"\.lora_A(\.[\w-]+)?\.weight$"), "down"),  # PEFT's own state has the adapter's name in between
+    (re.compile(r"\.lora_B(\.[\w-]+)?\.weight$"), "up"),
+    (re.compile(r"\.lora(_|\.)down\.weight$"), "down"),
+    (re.compile(r"\.lora(_|\.)up\.weight$"), "up"),
+    (re.compile(r"\.down\.weight$"), "down"),
+    (re.compile(r"\.up\.weight$"), "up"),
+    (re.compile(r"\.alpha$"), "alpha"),
+)
+_NAMES = {"down": "lora_A.weight' or '.lora_down.weight", "up": "lora_B.weight' or '.lora_up.weight"}
+_OTHER_KINDS = (  # of adapters and of what goes along with LoRAs, by what gives them away
+    (r"lora_magnitude_vector|dora_scale", "DoRA"),
+    (r"\.lokr_", "LoKr"),
+    (r"\.hada_", "LoHa"),
+    (r"\.b?oft_", "OFT"),
+    (r"\.vera_lambda", "VeRA"),
+    (r"\.on_input$", "IA3"),
+    (r"\.lora_mid\.", "LoRA with a third factor (Tucker)"),
+    (r"\.a1\.weight$", "GLoRA"),
+    (r"\.lora_B(\.\w+)?\.bias$", "LoRA with biases"),
+    (r"\.diff(_b)?$", "LoRA with whole differences of weights"),
+    (r"norm\.scale$", "LoRA with norms of its own"),
+    (r"\.scale_weight$", "LoRA in scaled float8"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,14 +60,18 @@ class ForeignLora:
     """A file of another tool.
 
     Args:
-        dialect: `LYCORIS`, `authors`, `kohya` or `diffusers`.
+        dialect: `LYCORIS`, `authors`, `XLabs`, `kohya` or `diffusers`.
         layers: up (out, n) and down (n, in) by name, every factor folded in; empty for LyCORIS T-LoRA, which needs its base.
-        tensors: The file's tensors as they are.
+        outside: Likewise, of Linears outside the blocks, by the file's key.
+        text_encoder: Keys of a text encoder's layers, which are not read.
+        tensors: The file's tensors of the blocks, as they are.
         metadata: The file's metadata.
     """
 
     dialect: str
     layers: dict[str, Factors]
+    outside: dict[str, Factors]
+    text_encoder: tuple[str, ...]
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
 
@@ -52,26 +80,68 @@ class ForeignLora:
         """Whether it is a LyCORIS T-LoRA."""
         return self.dialect == LYCORIS
 
+    def left_out(self) -> str:
+        """Say what of the file lies outside the blocks, where no mask arrives, and how much that is; empty if nothing does."""
+        said = []
+        if self.outside:
+            beyond, within = (sum(map(_energy, each.values())) for each in (self.outside, self.layers))
+            share = f", {beyond / (beyond + within):.1%} of the update by its square"
+            said.append(f"{_listed(list(self.outside))} outside FLUX's blocks{share}")
+        if self.text_encoder:
+            said.append(f"{_listed(list(self.text_encoder))} of a text encoder")
+        return "; ".join(said)
+
 
 def read_foreign(file: Path) -> ForeignLora:
     """Read a LoRA of another tool.
 
     Raises:
-        CheckpointError: If the file cannot be read, or has a key that is not understood, naming it.
+        CheckpointError: If the file cannot be read, or has a key or a scale that is not understood, naming it.
     """
-    tensors, metadata = _read_pickle(file) if file.suffix in (".pt", ".pth", ".bin") else read_state(file)
+    tensors, metadata = read_tensors(file)
     if "format_version" in metadata:
         raise CheckpointError(f"{file}: already an adapter of this program")
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{file}: {name} holds a value that is not finite")
+    text_encoder = tuple(sorted({_layer_of(key) for key in tensors if is_of_text_encoder(key)}))
+    tensors = {key: _plain(key, tensor, file) for key, tensor in tensors.items() if not is_of_text_encoder(key)}
     if any(key.endswith(".lambda_layer") for key in tensors):
-        return ForeignLora(LYCORIS, {}, tensors, metadata)
-    if any(".processor." in key for key in tensors):
-        return ForeignLora("authors", _authors(tensors, file), tensors, metadata)
-    if any(key.endswith(".lora_down.weight") for key in tensors):
-        return ForeignLora("kohya", _kohya(tensors, file), tensors, metadata)
-    return ForeignLora("diffusers", _diffusers(tensors, metadata, file), tensors, metadata)
+        return ForeignLora(LYCORIS, {}, {}, text_encoder, tensors, metadata)
+    kind = kind_of(tensors)
+    if kind is not None:
+        raise CheckpointError(
+            f"{file}: unknown key {kind[1]!r}: the file is a {kind[0]}, which no T-LoRA can stand in for: not imported"
+        )
+    dialect = _dialect(tensors)
+    settings = settings_of(file, metadata, tuple(tensors))
+    layers: dict[str, Factors] = {}
+    outside: dict[str, Factors] = {}
+    for key, given in _grouped(tensors, file).items():
+        linear = _linear(key, given, file)
+        if linear is None:
+            continue
+        parts = _split(linear, key, _factors(key, given, settings, file), file)
+        if linear.is_in_blocks:
+            twice = layers.keys() & parts.keys()
+            if twice:
+                raise CheckpointError(f"{file}: {key}: a second LoRA for {min(twice)}")
+            layers |= parts
+        elif any(bool(up.any()) for up, _ in parts.values()):  # one at zero does nothing
+            outside[key] = parts[linear.parts[0]]
+    return ForeignLora(dialect, layers, outside, text_encoder, tensors, metadata)
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what another tool's file holds, as it is.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    return _read_pickle(file) if file.suffix in (".pt", ".pth", ".bin") else read_state(file)
+
+
+def kind_of(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Return what kind of adapter a file holds that is no plain LoRA, and the key that gives it away."""
+    found = ((kind, key) for mark, kind in _OTHER_KINDS for key in tensors if re.search(mark, key))
+    return next(found, None)
 
 
 def pair_up(tensors: Mapping[str, Tensor], ends: tuple[str, ...], file: Path) -> dict[str, dict[str, Tensor]]:
@@ -89,56 +159,94 @@ def pair_up(tensors: Mapping[str, Tensor], ends: tuple[str, ...], file: Path) ->
     return grouped
 
 
-def _diffusers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file: Path) -> dict[str, Factors]:
-    ends = (".lora_A.weight", ".lora_B.weight", ".alpha")
-    alphas = _alphas_in_metadata(metadata, file)
-    layers = {}
-    for key, given in pair_up(tensors, ends, file).items():
-        name = key.removeprefix("transformer.")
-        _require_layer(name, key, file)
-        down, up = _both(given, ends[0], ends[1], key, file)
-        alpha = float(given[ends[2]]) if ends[2] in given else alphas.get(name, alphas.get("", down.shape[0]))
-        layers[name] = (up * (alpha / down.shape[0]), down)
-    return layers
+def _plain(key: str, tensor: Tensor, file: Path) -> Tensor:
+    """Return a tensor in float32, of whatever floating type it was."""
+    if not tensor.is_floating_point() and tensor.ndim:
+        raise CheckpointError(f"{file}: {key} holds {str(tensor.dtype).removeprefix('torch.')} numbers, whose scale is not known")
+    tensor = tensor.float()
+    if not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"{file}: {key} holds a value that is not finite")
+    return tensor
 
 
-def _alphas_in_metadata(metadata: Mapping[str, str], file: Path) -> dict[str, float]:
-    """Return what PEFT's settings, which diffusers keeps in the metadata, say of alpha; the default is under ``""``."""
-    try:
-        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        alphas = {"": float(settings["transformer.lora_alpha"])} if "transformer.lora_alpha" in settings else {}
-        return alphas | {name: float(alpha) for name, alpha in settings.get("transformer.alpha_pattern", {}).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: lora_adapter_metadata cannot be read: {error}") from error
+def _dialect(tensors: Mapping[str, Tensor]) -> str:
+    if any(".processor." in key for key in tensors):
+        return "XLabs" if any("double_blocks." in key or "single_blocks." in key for key in tensors) else "authors"
+    return "kohya" if any("lora_down" in key or "lora.down" in key for key in tensors) else "diffusers"
 
 
-def _kohya(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Factors]:
-    ends = (".lora_down.weight", ".lora_up.weight", ".alpha")
-    layers: dict[str, Factors] = {}
-    for key, given in pair_up(tensors, ends, file).items():
-        down, up = _both(given, ends[0], ends[1], key, file)
-        up = up * (float(given[ends[2]]) / down.shape[0]) if ends[2] in given else up
-        prefix = next((prefix for prefix in _FLAT_PREFIXES if key.startswith(prefix)), None)
-        if prefix is None:
-            layers |= _split(key, up, down, file)
-            continue
-        name = unflattened(key.removeprefix(prefix))
-        if name is None:
-            raise CheckpointError(f"{file}: unknown layer {key!r}: only Linears of FLUX's blocks can be imported")
-        layers[name] = (up, down)
-    return layers
+def _grouped(tensors: Mapping[str, Tensor], file: Path) -> dict[str, dict[str, Tensor]]:
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        part = _part_of(key)
+        if part is None:
+            raise CheckpointError(f"{file}: unknown key {key!r}: not imported, since nothing is skipped")
+        given = grouped.setdefault(_layer_of(key), {})
+        if part in given:
+            raise CheckpointError(f"{file}: {key}: a second {part} for its layer")
+        given[part] = tensor
+    return grouped
 
 
-def _split(key: str, up: Tensor, down: Tensor, file: Path) -> dict[str, Factors]:
+def _part_of(key: str) -> str | None:
+    return next((part for end, part in _PARTS if end.search(key)), None)
+
+
+def _layer_of(key: str) -> str:
+    return next((key[: match.start()] for end, _ in _PARTS if (match := end.search(key))), key)
+
+
+def _linear(key: str, given: Mapping[str, Tensor], file: Path) -> FusedLinear | None:
+    """Return the Linear that a key means, or None for one that no forward uses, and that is at zero."""
+    match = re.fullmatch(r"(?:unet\.|transformer\.)?((?:single_)?transformer_blocks\.\d+\.attn)\.processor\.(\w+)", key)
+    if match is None:
+        linear = find_linear(key)
+        if linear is None:
+            raise CheckpointError(f"{file}: unknown layer {key!r}: FLUX.1 has no Linear of that name")
+        return linear
+    if match[2] not in AUTHORS_NAMES:
+        raise CheckpointError(f"{file}: unknown layer {key!r}: only the authors' FLUX processors are known")
+    name = f"{match[1]}.{AUTHORS_NAMES[match[2]]}"
+    if is_layer_name(name):
+        return FusedLinear(name, (name,))
+    if "up" in given and bool(given["up"].any()):
+        raise CheckpointError(f"{file}: {key}.up.weight is not zero, and single blocks have no such layer")
+    return None
+
+
+def _factors(key: str, given: Mapping[str, Tensor], settings: PeftSettings | None, file: Path) -> Factors:
+    """Return up and down, checked to fit each other, with the layer's scale in up."""
+    for part in ("down", "up"):
+        if part not in given:
+            raise CheckpointError(f"{file}: missing key '{key}.{_NAMES[part]}': the file is not whole")
+    down, up = given["down"], given["up"]
+    if down.ndim == up.ndim == 4 and down.shape[2:] == up.shape[2:] == (1, 1):
+        down, up = down[..., 0, 0], up[..., 0, 0]
+    if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0] or not down.shape[0]:
+        raise CheckpointError(f"{file}: {key}: up {tuple(up.shape)} and down {tuple(down.shape)} do not fit each other")
+    return up * _scale(key, down.shape[0], given.get("alpha"), settings, file), down
+
+
+def _scale(key: str, rank: int, alpha: Tensor | None, settings: PeftSettings | None, file: Path) -> float:
+    if alpha is not None and alpha.numel() != 1:
+        raise CheckpointError(f"{file}: {key}.alpha holds {alpha.numel()} numbers, must be one")
+    by_tensor = None if alpha is None else float(alpha) / rank
+    by_settings = None if settings is None else settings.scale(without_prefix(key), rank)
+    if by_tensor is not None and by_settings is not None and abs(by_tensor - by_settings) > 1e-6 * abs(by_tensor):
+        raise CheckpointError(
+            f"{file}: {key}: its alpha says scale {by_tensor:g}, PEFT's settings {by_settings:g}: which is right?"
+        )
+    return next((scale for scale in (by_tensor, by_settings) if scale is not None), 1.0)
+
+
+def _split(linear: FusedLinear, key: str, factors: Factors, file: Path) -> dict[str, Factors]:
     """Take a LoRA of one of BFL's Linears apart; a part keeps the columns between its first and its last that is not zero."""
-    linear = fused_linear(key.removeprefix("lora_unet_").replace(".", "_"))
-    if linear is None or not key.startswith("lora_unet_"):
-        raise CheckpointError(f"{file}: unknown layer {key!r}: only Linears of FLUX's blocks can be imported")
+    up, down = factors
+    if len(linear.parts) == 1:
+        return {linear.parts[0]: factors}
     width, odd = divmod(up.shape[0], sum(linear.shares))
     if odd:
-        raise CheckpointError(f"{file}: {key}.lora_up.weight has {up.shape[0]} rows, no multiple of {sum(linear.shares)}")
-    if len(linear.parts) == 1:
-        return {linear.parts[0]: (up, down)}
+        raise CheckpointError(f"{file}: {key} has {up.shape[0]} rows, no multiple of {sum(linear.shares)}")
     parts = {}
     for part, block in zip(linear.parts, up.split([share * width for share in linear.shares]), strict=True):
         used = block.ne(0).any(dim=0).nonzero().flatten()
@@ -148,37 +256,14 @@ def _split(key: str, up: Tensor, down: Tensor, file: Path) -> dict[str, Factors]
     return parts
 
 
-def _authors(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Factors]:
-    """Read the authors' processors. In single blocks they carry four layers that no forward uses, so they must be at zero."""
-    ends = (".down.weight", ".up.weight")
-    layers = {}
-    for key, given in pair_up(tensors, ends, file).items():
-        match = re.fullmatch(r"((?:single_)?transformer_blocks\.\d+\.attn)\.processor\.(\w+)", key)
-        if match is None or match[2] not in _AUTHORS_NAMES:
-            raise CheckpointError(f"{file}: unknown layer {key!r}: only the authors' FLUX processors are known")
-        name = f"{match[1]}.{_AUTHORS_NAMES[match[2]]}"
-        down, up = _both(given, *ends, key, file)
-        if is_layer_name(name):
-            layers[name] = (up, down)
-        elif bool(up.any()):
-            raise CheckpointError(f"{file}: {key}.up.weight is not zero, and single blocks have no such layer")
-    return layers
+def _energy(factors: Factors) -> float:
+    """Return the update's sum of squares, without forming it."""
+    up, down = (factor.double() for factor in factors)
+    return float(((up.T @ up) * (down @ down.T)).sum())
 
 
-def _both(given: Mapping[str, Tensor], down_end: str, up_end: str, key: str, file: Path) -> tuple[Tensor, Tensor]:
-    """Return down and up in float32, checked to fit each other."""
-    for end in (down_end, up_end):
-        if end not in given:
-            raise CheckpointError(f"{file}: missing key {key + end!r}: the file is not whole")
-    down, up = given[down_end].float(), given[up_end].float()
-    if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0]:
-        raise CheckpointError(f"{file}: {key}: up is {tuple(up.shape)} and down {tuple(down.shape)}, which are no pair")
-    return down, up
-
-
-def _require_layer(name: str, key: str, file: Path) -> None:
-    if not is_layer_name(name):
-        raise CheckpointError(f"{file}: unknown layer {key!r}: only Linears of FLUX's blocks can be imported")
+def _listed(keys: list[str]) -> str:
+    return f"{len(keys)} layers ({keys[0]!r} first)" if len(keys) > 1 else f"layer {keys[0]!r}"
 
 
 def _read_pickle(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

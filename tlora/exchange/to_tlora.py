@@ -10,12 +10,15 @@ from torch.nn.functional import pad
 from tlora.adapter import OrthoTLoRALinear
 from tlora.checkpoint import save_tlora_weights, write_tensors
 from tlora.errors import CheckpointError
-from tlora.exchange.layer_names import unflattened
+from tlora.exchange.layer_names import find_linear
 from tlora.exchange.read_lora import ForeignLora, pair_up
+from tlora.flux.quantise import plain_weight
 from tlora.inject import adapter_layers, inject_tlora_into_transformer
 from tlora.metadata.adapter import AdapterMetadata
-from tlora.metadata.config import TLoRAConfig
+from tlora.metadata.config import SigType, TLoRAConfig
+from tlora.singular_vectors import exact_triplets
 
+_LEAST_LIKENESS = 0.2  # of the way from chance to 1: training may turn the vectors far, but never as far as others lie
 _LYCORIS_ENDS = (".q_layer.weight", ".p_layer.weight", ".lambda_layer", ".alpha")
 
 
@@ -55,7 +58,13 @@ def import_plain(foreign: ForeignLora, file: Path, schedule: Schedule, about: Ad
 
 
 def import_lycoris(
-    foreign: ForeignLora, source: Path, transformer: nn.Module, file: Path, schedule: Schedule, about: AdapterMetadata
+    foreign: ForeignLora,
+    source: Path,
+    transformer: nn.Module,
+    file: Path,
+    schedule: Schedule,
+    about: AdapterMetadata,
+    sig_type: SigType = "principal",
 ) -> AdapterMetadata:
     """Write a LyCORIS T-LoRA as our adapter.
 
@@ -69,31 +78,66 @@ def import_lycoris(
         file: The file to write.
         schedule: Ranks by timestep.
         about: Base, trigger and the like.
+        sig_type: Which of the base's singular vectors training started from.
 
     Raises:
-        CheckpointError: If a key is not understood, or the layers differ in rank or alpha.
+        CheckpointError: If a key is not understood, the layers differ in rank or alpha, or what was learnt is so far from the
+            base's singular vectors that it cannot have started from them.
     """
-    given = {}
-    for key, parts in pair_up(foreign.tensors, _LYCORIS_ENDS, source).items():
-        name = unflattened(key.removeprefix("lycoris_"))
-        if name is None:
-            raise CheckpointError(f"{source}: unknown layer {key!r}: only Linears of FLUX's blocks can be imported")
-        missing = [end for end in _LYCORIS_ENDS if end not in parts]
-        if missing:
-            raise CheckpointError(f"{source}: missing key {key + missing[0]!r}: the file is not whole")
-        given[name] = parts
+    given = _lycoris_layers(foreign, source)
     shapes = {(parts[".q_layer.weight"].shape[0], float(parts[".alpha"])) for parts in given.values()}
     if len(shapes) > 1:
         raise CheckpointError(f"{source}: layers of several ranks and alphas, {sorted(shapes)}: one of each can be imported")
     ((rank, alpha),) = shapes
-    config = dataclasses.replace(_config(rank, alpha, schedule), trainer_type="ortho_lora", sig_type="principal")
-    inject_tlora_into_transformer(transformer, sorted(given), config)
+    config = dataclasses.replace(_config(rank, alpha, schedule), trainer_type="ortho_lora", sig_type=sig_type)
+    inject_tlora_into_transformer(transformer, sorted(given), config, seed=None)
+    likeness = []
     for name, layer in adapter_layers(transformer).items():
         assert isinstance(layer, OrthoTLoRALinear)
+        _start(layer)
         _load(layer, given[name], f"{source}: {name}")
+        likeness.append(_likeness(layer))
+    mean, chance = (sum(values) / len(values) for values in zip(*likeness, strict=True))
+    if mean < chance + _LEAST_LIKENESS * (1 - chance):
+        raise CheckpointError(
+            f"{source}: only {mean:.0%} of its q_layer lies in the {sig_type} singular vectors of the base ({chance:.0%} would by"
+            " chance): it was trained on another base, or from other vectors, which the file does not hold: give the --base that it"
+            " was trained on, or --sig-type if it started from the weights' last or middle ones"
+        )
     metadata = dataclasses.replace(about, config=config, target_modules=tuple(sorted(given)))
     save_tlora_weights(transformer, file, metadata)
     return metadata
+
+
+def _lycoris_layers(foreign: ForeignLora, source: Path) -> dict[str, dict[str, Tensor]]:
+    given = {}
+    for key, parts in pair_up(foreign.tensors, _LYCORIS_ENDS, source).items():
+        linear = find_linear(key)
+        if linear is None or not linear.is_in_blocks or len(linear.parts) > 1:
+            known = "trained on diffusers' FLUX" if linear and linear.is_in_blocks else "of FLUX's blocks"
+            raise CheckpointError(f"{source}: unknown layer {key!r}: only Linears {known} can be imported")
+        missing = [end for end in _LYCORIS_ENDS if end not in parts]
+        if missing:
+            raise CheckpointError(f"{source}: missing key {key + missing[0]!r}: the file is not whole")
+        given[linear.parts[0]] = parts
+    return given
+
+
+@torch.no_grad()
+def _start(layer: OrthoTLoRALinear) -> None:
+    """Set the frozen initial factors as LyCORIS finds them."""
+    weight = plain_weight(layer.base)
+    assert weight is not None  # the base is loaded in float32
+    found = exact_triplets(weight, layer.cfg.rank, layer.cfg.sig_type)
+    for own, factor in zip((layer.base_q, layer.base_p, layer.base_lambda), found, strict=True):
+        own.copy_(factor)
+
+
+def _likeness(layer: OrthoTLoRALinear) -> tuple[float, float]:
+    """Return the share of what q learnt that lies in its initial directions, and the share that a random one would have."""
+    q = layer.q_layer.weight.detach()
+    within = (q @ layer.base_q.T).square().sum() / q.square().sum().clamp_min(1e-30)
+    return float(within), layer.cfg.rank / q.shape[1]
 
 
 @torch.no_grad()

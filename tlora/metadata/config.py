@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tlora.schedule import RankSchedule
 
 TRAINER_TYPES = ("lora", "ortho_lora")
+SigType = Literal["principal", "last", "middle"]
 SIG_TYPES = ("principal", "last", "middle")
 SVD_SOURCES = ("weight", "random")
 ORIGINS = {"weight": "each weight", "random": "a random matrix"}
@@ -40,7 +41,7 @@ class TLoRAConfig:
     min_rank: int = 8
     alpha_rank_scale: float = 1.0
     trainer_type: Literal["lora", "ortho_lora"] = "lora"
-    sig_type: Literal["principal", "last", "middle"] = "principal"
+    sig_type: SigType = "principal"
     enable_rank_masking: bool = True
     svd_source: Literal["weight", "random"] = "weight"
 

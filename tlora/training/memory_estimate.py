@@ -8,6 +8,7 @@ that are adapted. Lengths are counted in widths of the model, per token.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tlora.flux.linears import DOUBLE, SINGLE, BlockLinear, BlockList
 from tlora.flux.spec import FluxShape, Quantisation
 from tlora.training.settings import TrainingSettings
 
@@ -21,36 +22,6 @@ _NORMS = {"image": 2, "text": 2, "all": 1}
 _PASSING = 11  # what backward holds for a moment: the gradients of a block's widest tensors, 5 and 4 widths, and then some
 _RUNTIME = 30e6  # the libraries' code and workspaces
 GB = 1e9
-
-
-@dataclass(frozen=True)
-class _Target:
-    """A Linear of a block: its sizes in widths, the tokens that it sees, and the tensor that autograd keeps to train it."""
-
-    stream: str
-    inside: int
-    outside: int
-    kept: tuple[str, int]
-
-
-_DOUBLE = {
-    **{f"attn.{name}": _Target("image", 1, 1, ("norm1", 1)) for name in ("to_q", "to_k", "to_v")},
-    **{f"attn.{name}": _Target("text", 1, 1, ("norm1_context", 1)) for name in ("add_q_proj", "add_k_proj", "add_v_proj")},
-    "attn.to_out.0": _Target("image", 1, 1, ("attention", 1)),
-    "attn.to_add_out": _Target("text", 1, 1, ("attention_context", 1)),
-    "ff.net.0.proj": _Target("image", 1, 4, ("norm2", 1)),
-    "ff.net.2": _Target("image", 4, 1, ("gelu", 4)),
-    "ff_context.net.0.proj": _Target("text", 1, 4, ("norm2_context", 1)),
-    "ff_context.net.2": _Target("text", 4, 1, ("gelu_context", 4)),
-    "norm1.linear": _Target("image", 1, 6, ("modulation", 4)),
-    "norm1_context.linear": _Target("text", 1, 6, ("modulation_context", 4)),
-}
-_SINGLE = {
-    **{f"attn.{name}": _Target("all", 1, 1, ("norm", 1)) for name in ("to_q", "to_k", "to_v")},
-    "proj_mlp": _Target("all", 1, 4, ("norm", 1)),
-    "proj_out": _Target("all", 5, 1, ("attention and mlp", 5)),
-    "norm.linear": _Target("all", 1, 3, ("modulation", 2)),
-}
 
 
 @dataclass(frozen=True)
@@ -112,8 +83,11 @@ def weight_bytes(shape: FluxShape, dtype: str, quantisation: Quantisation) -> fl
     """Return what the frozen weights take, with the scales of quantised ones."""
     if quantisation == "none":
         return float(shape.parameters * _BYTES[dtype])
-    linears = [t for count, block in _block_kinds(shape) for t in count * list(block.values())]
-    weights, rows = (sum(t.inside * t.outside for t in linears) * shape.width**2, sum(t.outside for t in linears) * shape.width)
+    linears = [row for count, block in _block_kinds(shape) for row in count * block.linears]
+    weights, rows = (
+        sum(row.inside * row.outside for row in linears) * shape.width**2,
+        sum(row.outside for row in linears) * shape.width,
+    )
     held = weights + rows * _BYTES[dtype] if quantisation == "int8" else weights * _NF4_BYTES + len(linears) * _NF4_TABLES
     return held + (shape.parameters - weights) * _BYTES[dtype]
 
@@ -138,8 +112,8 @@ def _adapter_bytes(shape: FluxShape, settings: TrainingSettings, targets: Sequen
 
 def _activation_bytes(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str], load: Workload) -> float:
     tokens = {"image": load.image_tokens, "text": load.text_tokens, "all": load.image_tokens + load.text_tokens}
-    double = _kept_by_block(_DOUBLE, ("image", "text"), settings, targets, load)
-    single = _kept_by_block(_SINGLE, ("all",), settings, targets, load)
+    double = _kept_by_block(DOUBLE, ("image", "text"), settings, targets, load)
+    single = _kept_by_block(SINGLE, ("all",), settings, targets, load)
     of_double, of_single = (sum(tokens[stream] * kept for stream, kept in block.items()) for block in (double, single))
     blocks = [of_double] * shape.double_blocks + [of_single] * shape.single_blocks
     widths = _most_held(blocks, tokens["all"], settings.loop.recompute_every) + _PASSING * tokens["all"]
@@ -157,7 +131,7 @@ def _most_held(blocks: Sequence[float], entry: float, recompute_every: int) -> f
 
 
 def _kept_by_block(
-    block: dict[str, _Target], streams: tuple[str, ...], settings: TrainingSettings, targets: Sequence[str], load: Workload
+    block: BlockList, streams: tuple[str, ...], settings: TrainingSettings, targets: Sequence[str], load: Workload
 ) -> dict[str, float]:
     """Return what autograd keeps of each stream, in widths per token."""
     autocast = load.mixed_precision == "bf16"
@@ -177,9 +151,9 @@ def _activation_size(load: Workload) -> int:
     return 2 if load.mixed_precision == "bf16" else _BYTES[load.dtype]
 
 
-def _block_kinds(shape: FluxShape) -> tuple[tuple[int, dict[str, _Target]], ...]:
-    return (shape.double_blocks, _DOUBLE), (shape.single_blocks, _SINGLE)
+def _block_kinds(shape: FluxShape) -> tuple[tuple[int, BlockList], ...]:
+    return (shape.double_blocks, DOUBLE), (shape.single_blocks, SINGLE)
 
 
-def _chosen(block: dict[str, _Target], suffixes: Sequence[str]) -> list[_Target]:
-    return [target for name, target in block.items() if any(name == s or name.endswith(f".{s}") for s in suffixes)]
+def _chosen(block: BlockList, suffixes: Sequence[str]) -> list[BlockLinear]:
+    return [row for row in block.linears if any(row.name == s or row.name.endswith(f".{s}") for s in suffixes)]

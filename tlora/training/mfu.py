@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlora.inject import BLOCK_LISTS, adapter_layers, blocks_of
+from tlora.flux.linears import block_linear
+from tlora.inject import adapter_layers, blocks_of
 
 _PROBE_SECONDS = 0.3
 _PROBE_SIDE = {"cuda": 8192, "cpu": 1024}
-_OF_TEXT = (".add_", ".to_add_out", ".ff_context.")
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,14 @@ def _passes(name: str, module: nn.Module) -> int:
     """Return how often a Linear's product is taken: forward, to the input, and to its own weight if that learns."""
     if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
         return 3
-    return 2 if _streams(name) != ["sample"] and name.split(".")[0] in (*BLOCK_LISTS, "proj_out") else 1
+    return 2 if _streams(name) != ["sample"] and (name == "proj_out" or block_linear(name) is not None) else 1
 
 
 def _streams(name: str) -> list[str]:
     """Return what the rows of a Linear's input are."""
-    if "norm" in name or "time_text_embed" in name:
+    linear = block_linear(name)
+    if linear is None:
+        return {"x_embedder": ["image"], "proj_out": ["image"], "context_embedder": ["text"]}.get(name, ["sample"])
+    if linear.is_modulation:
         return ["sample"]
-    if name.startswith("single_"):
-        return ["image", "text"]
-    return ["text"] if name.startswith("context_embedder") or any(part in name for part in _OF_TEXT) else ["image"]
+    return ["image", "text"] if linear.stream == "all" else [linear.stream]
