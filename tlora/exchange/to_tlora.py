@@ -100,8 +100,8 @@ def import_lycoris(
     mean, chance = (sum(values) / len(values) for values in zip(*likeness, strict=True))
     if mean < chance + _LEAST_LIKENESS * (1 - chance):
         raise CheckpointError(
-            f"{source}: only {mean:.0%} of its q_layer lies in the {sig_type} singular vectors of the base ({chance:.0%} would by"
-            " chance): it was trained on another base, or from other vectors, which the file does not hold: give the --base that it"
+            f"{source}: only {mean:.0%} of its q_layer lies in the {sig_type} singular vectors of the base ({chance:.0%} by"
+            " chance): it was trained on another base, or from other vectors, which the file does not hold: give the --base it"
             " was trained on, or --sig-type if it started from the weights' last or middle ones"
         )
     metadata = dataclasses.replace(about, config=config, target_modules=tuple(sorted(given)))

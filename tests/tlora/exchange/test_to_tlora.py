@@ -218,7 +218,7 @@ REFUSED = {
     "not finite in float8": (
         {f"transformer.{Q}.lora_A.weight": torch.full((1, 1), torch.nan).to(torch.float8_e4m3fn)}, "not finite",
     ),
-    "whole numbers": ({f"transformer.{Q}.lora_A.weight": torch.ones(1, 2).char()}, "holds int8 numbers, whose scale is not known"),
+    "whole numbers": ({f"{Q}.lora_A.weight": torch.ones(1, 2).char()}, "holds int8 numbers, whose scale is not known"),
     "fused in odd rows": (
         {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": random(1, 2),
          "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": random(7, 1)}, "has 7 rows, no multiple of 3",
