@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from tlora.adapter import OrthoTLoRALinear, SharedInput, TLoRALinear, build_layer, device_of, features_of
 from tlora.errors import InjectionError
+from tlora.flux import linears
 from tlora.metadata.config import TLoRAConfig
 from tlora.runtime.settings import nearest
 
 Layer = TLoRALinear | OrthoTLoRALinear
 Masks = Tensor | tuple[Tensor | None, ...] | None
-BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks")
+BLOCK_LISTS = tuple(each.name for each in linears.BLOCK_LISTS)
 _SCALE_KEY = "tlora_scale"  # diffusers takes the key "scale" out of the dict before the blocks see it
 _TRANSFORMER_POSITION = 7  # of joint_attention_kwargs in the transformer's forward
 _BLOCK_POSITION = 4  # and in a block's; gradient checkpointing passes by position
@@ -88,7 +89,8 @@ def find_targets(transformer: nn.Module, target_module_suffixes: Sequence[str]) 
     transformer's own.
 
     Raises:
-        InjectionError: If there is no suffix, or one matches nothing, or only a Linear outside the blocks.
+        InjectionError: If there is no suffix, or one matches nothing, or only a Linear outside the blocks, or what it chooses is
+            not in use because the transformer's projections were fused.
     """
     if not target_module_suffixes:
         raise InjectionError("target_modules is empty: name at least one suffix, such as to_q")
@@ -104,7 +106,20 @@ def find_targets(transformer: nn.Module, target_module_suffixes: Sequence[str]) 
             raise InjectionError(f"target_modules: {suffix!r} is {outside[0]}, outside the blocks, where no sigma mask arrives")
         known = list(dict.fromkeys(name.split(".", 2)[2].removeprefix("attn.") for name in inside))
         raise InjectionError(f"target_modules: {suffix!r} matches no Linear of the blocks{nearest(suffix, known)}")
-    return [name for name in inside if any(_ends_with(name, suffix) for suffix in target_module_suffixes)]
+    chosen = [name for name in inside if any(_ends_with(name, suffix) for suffix in target_module_suffixes)]
+    for name in chosen:
+        _require_in_use(transformer, name)
+    return chosen
+
+
+def _require_in_use(transformer: nn.Module, name: str) -> None:
+    """Refuse a projection beside which a fused one computes: no forward would use it, and an adapter on it would do nothing."""
+    attention, _, leaf = name.rpartition(".")
+    fused = getattr(transformer.get_submodule(attention), "fused_projections", False)
+    if fused and any(leaf in leaves for leaves in READ_TOGETHER):
+        raise InjectionError(
+            f"target_modules: {name} is not in use since fuse_qkv_projections(): call unfuse_qkv_projections() first"
+        )
 
 
 def eject_tlora_from_transformer(transformer: nn.Module) -> int:

@@ -166,3 +166,16 @@ def test_the_mask_attribute_is_no_part_of_the_state() -> None:
     transformer._tlora_sigma_mask = MASKS
     assert set(transformer.state_dict()) == names
     assert "_tlora_sigma_mask" not in dict(transformer.named_buffers())
+
+
+@pytest.mark.parametrize("suffixes", [ATTENTION, ("add_q_proj",)])
+def test_projections_beside_which_fused_ones_compute_are_refused(suffixes: tuple[str, ...]) -> None:
+    transformer = tiny_transformer()
+    transformer.fuse_qkv_projections()
+    with pytest.raises(
+        InjectionError, match=r"is not in use since fuse_qkv_projections\(\): call unfuse_qkv_projections\(\) first"
+    ):
+        inject_tlora_into_transformer(transformer, suffixes, CFG)
+    assert inject_tlora_into_transformer(transformer, ["to_out.0"], CFG) == 2
+    transformer.unfuse_qkv_projections()
+    assert len(find_targets(transformer, suffixes)) > 0

@@ -19,16 +19,19 @@ from typing import Any
 
 def load(pipe: Any, folder: str | Path) -> dict[str, Any]:
     """Load every band into the pipeline, and return the manifest."""
+    _require_unwrapped(pipe)
     manifest: dict[str, Any] = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
         for band in manifest["bands"]:
-            pipe.load_lora_weights(str(folder), weight_name=band["file"], adapter_name=band["name"])
+            # not the pipeline's own way, which warns of text encoders that no band has
+            pipe.transformer.load_lora_adapter(str(folder), weight_name=band["file"], adapter_name=band["name"])
     return manifest
 
 
 def arm(pipe: Any, manifest: dict[str, Any], step: int, scale: float = 1.0) -> None:
     """Switch on the bands that a step uses."""
+    _require_unwrapped(pipe)
     names = [band["name"] for band in manifest["bands"] if band["first_step"] <= step]
     pipe.set_adapters(names, [scale] * len(names))
 
@@ -50,3 +53,11 @@ def draw(pipe: Any, manifest: dict[str, Any], scale: float = 1.0, **call: Any) -
     arm(pipe, manifest, 0, scale)  # the callback comes after a step, too late for the first
     size = {"width": sampler["width"], "height": sampler["height"], "num_inference_steps": len(sampler["timesteps"])}
     return pipe(**size, **call, callback_on_step_end=arm_next)
+
+
+def _require_unwrapped(pipe: Any) -> None:
+    if hasattr(pipe.transformer, "_orig_mod"):
+        raise ValueError(
+            "the transformer is wrapped by torch.compile, which loses bands: set pipe.transformer = pipe.transformer._orig_mod,"
+            " then compile in place: pipe.transformer.compile() or pipe.transformer.compile_repeated_blocks()"
+        )

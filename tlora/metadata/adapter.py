@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 READABLE_SINCE = "0.1.0"  # the first release of this program that reads FORMAT_VERSION
 WEIGHTS_FILE = "tlora_weights.safetensors"
 BASE, FINAL = "base", "final"  # among checkpoints: the bare base, and the folder of the last one
+_IMPORT = "if another tool wrote it, 'tlora import {file} --out FOLDER' makes an adapter of it"
 _BEFORE_QUANTISATION = {"base_quantisation": "none"}  # files from then do not say
 
 
@@ -70,7 +71,7 @@ class AdapterMetadata:
         """
         version = given.get("format_version", "")
         if not version.isdigit():
-            raise CheckpointError(f"{file}: not a T-LoRA adapter (no format_version in its metadata)")
+            raise CheckpointError(f"{file}: not a T-LoRA adapter (no format_version): {_IMPORT.format(file=file)}")
         if int(version) > FORMAT_VERSION:
             needed = given.get("readable_since", "a newer release")
             raise CheckpointError(
@@ -95,7 +96,9 @@ def find_weights(path: Path) -> Path:
     """
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise CheckpointError(f"{path}: no adapter there (looked for {WEIGHTS_FILE})")
+        others = sorted(other.name for other in path.glob("*.safetensors")) if path.is_dir() else []
+        hint = f": {_IMPORT.format(file=path / others[0])}" if others else ""
+        raise CheckpointError(f"{path}: no adapter there (looked for {WEIGHTS_FILE}){hint}")
     return file
 
 

@@ -225,3 +225,21 @@ def test_a_module_that_is_shipped_imports_nothing_of_ours(tmp_path: Path) -> Non
     write_bands(tmp_path / "out", layers, metadata, Sampler(16, 16, TIMESTEPS))
     assert "import tlora" not in (tmp_path / "out" / "draw_bands.py").read_text()
     assert "from tlora" not in (tmp_path / "out" / "draw_bands.py").read_text()
+
+
+def test_loading_bands_says_nothing_and_a_wrapped_transformer_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    layers, metadata = read_layers(saved(tmp_path / "adapter", CFG, ("to_q",))[1])
+    write_bands(tmp_path / "bands", layers, metadata, Sampler(16, 16, TIMESTEPS))
+    pipeline, player = tiny_pipeline(), player_of(tmp_path / "bands")
+    capfd.readouterr()
+    caplog.clear()
+    manifest = player.load(pipeline, tmp_path / "bands")
+    assert (*capfd.readouterr(), caplog.text) == ("", "", "")
+    pipeline.transformer = torch.compile(pipeline.transformer, backend="eager")
+    for step in (lambda: player.load(pipeline, tmp_path / "bands"), lambda: player.arm(pipeline, manifest, 0)):
+        with pytest.raises(ValueError, match=r"wrapped by torch\.compile.*compile in place: pipe\.transformer\.compile\(\)"):
+            step()
+    pipeline.transformer = pipeline.transformer._orig_mod
+    player.arm(pipeline, manifest, 0)

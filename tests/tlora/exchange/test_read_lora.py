@@ -17,6 +17,7 @@ from tests.tiny_flux import WIDTH, predict, tiny_inputs, tiny_pipeline, tiny_tra
 from tests.tlora.adapted import EVERY_SUFFIX
 from tlora.checkpoint import attach_adapter
 from tlora.cli import main
+from tlora.errors import CheckpointError
 from tlora.exchange.read_lora import read_foreign
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -252,3 +253,11 @@ def test_every_linear_of_the_blocks_has_one_row(tmp_path: Path) -> None:
     assert set(foreign.outside) == {"proj_out"}
     for name, linear in tiny_transformer(blocks=1).named_modules():
         assert not isinstance(linear, nn.Linear) or name.split(".")[0].endswith("_blocks") is (name in foreign.layers)
+
+
+def test_drawing_with_another_tools_file_says_how_it_is_imported(tmp_path: Path) -> None:
+    file = tmp_path / LORA
+    save_file(rank_two(f"transformer.{Q}", ends=AB), file)
+    for path in (file, tmp_path):
+        with pytest.raises(CheckpointError, match=re.escape(f"'tlora import {file} --out FOLDER' makes an adapter of it")):
+            attach_adapter(tiny_transformer(), path)
