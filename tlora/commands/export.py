@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tlora.errors import SettingsError
 
-FORMATS = ("diffusers", "kohya", "bands")
+FORMATS = ("diffusers", "kohya", "authors", "bands")
 _OF_BANDS = ("steps", "width", "height", "base", "max_bands")
 
 
@@ -13,7 +13,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("adapter", type=Path, help="adapter folder or .safetensors file")
     parser.add_argument(
-        "--format", choices=FORMATS, required=True, help="diffusers or kohya: full rank, no mask; bands: the mask, by step"
+        "--format",
+        choices=FORMATS,
+        required=True,
+        help="diffusers, kohya: full rank, no mask; authors: for ComfyUI-T-LoRA, which masks; bands: the mask, by step",
     )
     parser.add_argument("--out", type=Path, required=True, help="file to write; for bands, a folder")
     bands = parser.add_argument_group("bands")
@@ -36,11 +39,14 @@ def run(options: argparse.Namespace) -> None:
     given = [name for name in _OF_BANDS if getattr(options, name) is not None]
     if given:
         raise SettingsError(f"--{given[0].replace('_', '-')} is for bands, --format is {options.format}")
-    from tlora.exchange.export import export_adapter
+    from tlora.exchange.export import export_adapter, masked_by_reader
 
     layers, metadata = read_layers(options.adapter)
     export_adapter(layers, metadata, options.out, options.format)
-    print(f"{options.out}: {len(layers)} layers, {options.format}; no mask: it runs at full rank at every step")
+    mask = "no mask: it runs at full rank at every step"
+    if options.format == "authors":
+        mask = f"mask {masked_by_reader(metadata)}"
+    print(f"{options.out}: {len(layers)} layers, {options.format}; {mask}")
 
 
 def _bands(options: argparse.Namespace) -> None:

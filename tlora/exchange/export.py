@@ -18,6 +18,15 @@ from tlora.inject import Layer
 from tlora.metadata.adapter import FORMAT_VERSION, AdapterMetadata
 
 Factors = tuple[Tensor, Tensor]  # up (out, n) and down (n, in), whose product is the update
+AUTHORS_NAMES = {  # Linears of an attention -> what the T-LoRA authors' processors call the layers beside them
+    "to_q": "to_q_lora",
+    "to_k": "to_k_lora",
+    "to_v": "to_v_lora",
+    "to_out.0": "to_out_lora",
+    "add_q_proj": "to_q_proj_lora",
+    "add_k_proj": "to_k_proj_lora",
+    "add_v_proj": "to_v_proj_lora",
+}
 UNMASKED = "none: full rank at every step"
 
 
@@ -34,7 +43,23 @@ def export_adapter(layers: Mapping[str, Layer], metadata: AdapterMetadata, file:
         CheckpointError: If a layer has no name in that dialect; nothing is then written.
     """
     factors = {name: layer.factors() for name, layer in layers.items()}
-    write_tensors(file, DIALECTS[dialect](factors), describe(metadata, dialect, UNMASKED))
+    if dialect == "authors" and metadata.config.trainer_type != "lora":
+        raise CheckpointError(
+            f"an {metadata.config.trainer_type} has no form in the authors' format whose ranks can be masked: export bands"
+        )
+    write_tensors(
+        file,
+        DIALECTS[dialect](factors),
+        describe(metadata, dialect, masked_by_reader(metadata) if dialect == "authors" else UNMASKED),
+    )
+
+
+def masked_by_reader(metadata: AdapterMetadata) -> str:
+    """Say what a reader of the authors' format, which knows no schedule, has to be told."""
+    config = metadata.config
+    if not config.enable_rank_masking:
+        return f"none: min_rank {config.rank}"
+    return f"by its reader: min_rank {config.min_rank}, alpha {config.alpha_rank_scale:g}, max_timestep {metadata.max_timestep:g}"
 
 
 def diffusers_tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
@@ -67,6 +92,22 @@ def kohya_tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
     return tensors
 
 
+def authors_tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Return the tensors by the keys of the T-LoRA authors' processors, which ComfyUI-T-LoRA reads: it masks the ranks itself.
+
+    Raises:
+        CheckpointError: If a layer is none that their processors adapt.
+    """
+    tensors = {}
+    for name, (up, down) in factors.items():
+        attention, _, kind = name.partition(".attn.")
+        if kind not in AUTHORS_NAMES:
+            raise CheckpointError(f"{name} has no name in the authors' format, which has attention's inputs and to_out.0 alone")
+        for end, factor in (("down", down), ("up", up)):
+            tensors[f"{attention}.attn.processor.{AUTHORS_NAMES[kind]}.{end}.weight"] = factor.contiguous()
+    return tensors
+
+
 def describe(metadata: AdapterMetadata, dialect: str, mask: str) -> dict[str, str]:
     """Return the metadata of an exported file."""
     known = {
@@ -85,6 +126,7 @@ def describe(metadata: AdapterMetadata, dialect: str, mask: str) -> dict[str, st
 DIALECTS: Mapping[str, Callable[[Mapping[str, Factors]], dict[str, Tensor]]] = {
     "diffusers": diffusers_tensors,
     "kohya": kohya_tensors,
+    "authors": authors_tensors,
 }
 
 

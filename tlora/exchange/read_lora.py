@@ -15,20 +15,12 @@ from torch import Tensor
 
 from tlora.checkpoint import read_state
 from tlora.errors import CheckpointError
-from tlora.exchange.export import Factors
+from tlora.exchange.export import AUTHORS_NAMES, Factors
 from tlora.exchange.layer_names import FusedLinear, find_linear, is_layer_name, is_of_text_encoder, without_prefix
 from tlora.exchange.peft_settings import PeftSettings, settings_of
 
 LYCORIS = "LyCORIS T-LoRA"
-AUTHORS_NAMES = {
-    "to_q_lora": "to_q",
-    "to_k_lora": "to_k",
-    "to_v_lora": "to_v",
-    "to_out_lora": "to_out.0",
-    "to_q_proj_lora": "add_q_proj",
-    "to_k_proj_lora": "add_k_proj",
-    "to_v_proj_lora": "add_v_proj",
-}
+_OF_AUTHORS = {theirs: ours for ours, theirs in AUTHORS_NAMES.items()}
 _PARTS = (  # how the tensors of one layer end, and what they are
     (re.compile(r"\.lora_A(\.[\w-]+)?\.weight$"), "down"),  # PEFT's own state has the adapter's name in between
     (re.compile(r"\.lora_B(\.[\w-]+)?\.weight$"), "up"),
@@ -204,9 +196,9 @@ def _linear(key: str, given: Mapping[str, Tensor], file: Path) -> FusedLinear | 
         if linear is None:
             raise CheckpointError(f"{file}: unknown layer {key!r}: FLUX.1 has no Linear of that name")
         return linear
-    if match[2] not in AUTHORS_NAMES:
+    if match[2] not in _OF_AUTHORS:
         raise CheckpointError(f"{file}: unknown layer {key!r}: only the authors' FLUX processors are known")
-    name = f"{match[1]}.{AUTHORS_NAMES[match[2]]}"
+    name = f"{match[1]}.{_OF_AUTHORS[match[2]]}"
     if is_layer_name(name):
         return FusedLinear(name, (name,))
     if "up" in given and bool(given["up"].any()):

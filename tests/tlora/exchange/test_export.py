@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.tiny_flux import predict, tiny_inputs, tiny_pipeline, tiny_transformer
-from tests.tlora.adapted import CFG, EVERY_SUFFIX, ORTHO, saved
+from tests.tlora.adapted import CFG, EVERY_SUFFIX, MASKS, ORTHO, saved
 from tlora.checkpoint import attach_adapter
 from tlora.cli import main
 from tlora.errors import CheckpointError
 from tlora.exchange.export import kohya_tensors
 from tlora.exchange.layers import read_layers
+from tlora.inject import adapter_layers
 from tlora.metadata.adapter import WEIGHTS_FILE
 from tlora.metadata.config import TLoRAConfig
 
@@ -164,3 +165,47 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, options: li
     with pytest.raises(SystemExit, match=message):
         main(["export", str(adapter), "--out", str(tmp_path / "out"), *options])
     assert not (tmp_path / "out").exists()
+
+
+NODE_KEY = re.compile(
+    r"^(?:unet\.)?(?P<base>.+?\.to_(?:q|k|v|out(?:\.0)?|q_proj|k_proj|v_proj))_lora\.(?P<part>down|up)\.weight$"
+)
+
+
+def test_the_authors_layout_has_the_keys_that_comfyui_t_lora_looks_for_and_comes_back_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The node takes a layer's name from before `_lora`, less `.processor`; its mask covers as many ranks as the file has."""
+    suffixes = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")
+    cfg = TLoRAConfig(rank=4, alpha=2.0, min_rank=1)
+    transformer, adapter = saved(tmp_path / "adapter", cfg, suffixes)
+    main(["export", str(adapter), "--format", "authors", "--out", str(tmp_path / "out.safetensors")])
+    assert "mask by its reader: min_rank 1, alpha 1, max_timestep 1000" in capsys.readouterr().out
+    tensors = load_file(tmp_path / "out.safetensors")
+    matches = [NODE_KEY.match(key) for key in tensors]
+    assert all(matches)
+    names = {match["base"].replace(".processor.", ".") for match in matches if match}
+    renamed = {"to_out": "to_out.0", "to_q_proj": "add_q_proj", "to_k_proj": "add_k_proj", "to_v_proj": "add_v_proj"}
+    assert {
+        f"{name.rpartition('.')[0]}.{renamed.get(name.rpartition('.')[2], name.rpartition('.')[2])}" for name in names
+    } == set(adapter_layers(transformer))
+    assert {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("down.weight")} == {4}
+    main(["import", str(tmp_path / "out.safetensors"), "--out", str(tmp_path / "back"), "--min-rank", "1"])
+    back = tiny_transformer()
+    attach_adapter(back, tmp_path / "back")
+    for mask in MASKS:
+        given = {"sigma_mask": mask[None]}
+        torch.testing.assert_close(predict(back, tiny_inputs(1), given), predict(transformer, tiny_inputs(1), given))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "suffixes", "message"),
+    [(CFG, ("to_q", "proj_out"), "proj_out has no name in the authors' format"), (ORTHO, ("to_q",), "an ortho_lora has no form")],
+)
+def test_what_the_authors_layout_cannot_hold_is_refused(
+    tmp_path: Path, cfg: TLoRAConfig, suffixes: tuple[str, ...], message: str
+) -> None:
+    _, adapter = saved(tmp_path / "adapter", cfg, suffixes)
+    with pytest.raises(SystemExit, match=message):
+        main(["export", str(adapter), "--format", "authors", "--out", str(tmp_path / "out.safetensors")])
+    assert not (tmp_path / "out.safetensors").exists()
