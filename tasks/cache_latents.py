@@ -1,7 +1,7 @@
 """Stage: encode every view of every picture with the VAE, as mean and standard deviation, so that each epoch samples afresh.
 
-Training and held-out pictures go to two outputs: a change to the latter trains nothing again. Encoded views are kept by content
-in `.state/cache`.
+Training and held-out pictures go to two outputs: a change to the latter trains nothing again. Held-out ones are never cropped.
+Encoded views are kept by content in `.state/cache`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from tlora.flux.spec import ModelSpec
 from tlora.pictures.decode import decode_picture
 from tlora.pictures.loss_mask import read_mask
 from tlora.pictures.manifest import Manifest, PictureItem, read_manifest
-from tlora.pictures.views import View, ViewSettings, require_resolution, take_view, views_of
+from tlora.pictures.views import View, ViewSettings, require_resolution, take_view, views_of, without_crops
 from tlora.runtime.device_lock import hold_device
 from tlora.runtime.progress import Progress
 
@@ -61,9 +61,9 @@ def cache_latents(
         vae = load_vae(model)
         multiple = pixels_per_latent(vae) * PATCH
         store = state_folder("cache", "latents")
-        for source, folder in ((manifest, train), (held_out, evaluation)):
+        for source, folder, views in ((manifest, train, settings), (held_out, evaluation, without_crops(settings))):
             pictures = read_manifest(source)
-            jobs = list(_jobs(pictures, settings, multiple, encoder))
+            jobs = list(_jobs(pictures, views, multiple, encoder, data))
             missing = [job for job in jobs if not (store / item_file(job.key)).exists()]
             with Progress("cache_latents", max(1, len(missing))) as progress:
                 for key, tensors, picture in _encode(vae, data, missing):
@@ -74,11 +74,20 @@ def cache_latents(
             assemble(folder, store, _entries(jobs, factor), {"data_digest": pictures.digest, "pixels_per_latent": factor})
 
 
-def _jobs(pictures: Manifest, settings: ViewSettings, multiple: int, encoder: str) -> Iterator[_Job]:
+def _jobs(pictures: Manifest, settings: ViewSettings, multiple: int, encoder: str, data: Path) -> Iterator[_Job]:
     for item in pictures.items:
-        for view in views_of((item.width, item.height), settings, multiple):
+        for view in _visible(item, views_of((item.width, item.height), settings, multiple, item.sha256), data):
             parts = (encoder, PREPROCESSING, item.sha256, str(view.width), str(view.height), str(view.flipped), item.mask_sha256)
-            yield _Job(item, view, content_key(*parts))
+            crop = () if view.crop is None else (",".join(map(str, view.crop)),)
+            yield _Job(item, view, content_key(*parts, *crop))
+
+
+def _visible(item: PictureItem, views: Sequence[View], data: Path) -> list[View]:
+    """Leave out crops in which a loss mask is black all over: nothing would be learnt of them."""
+    if not item.mask_sha256 or all(view.crop is None for view in views):
+        return list(views)
+    mask = read_mask(data / item.picture, (item.width, item.height))
+    return [view for view in views if view.crop is None or mask is None or take_view(mask, view).getbbox() is not None]
 
 
 def _encode(vae: Vae, data: Path, jobs: Sequence[_Job]) -> Iterator[tuple[str, dict[str, Tensor], str]]:
@@ -108,6 +117,7 @@ def _entries(jobs: Sequence[_Job], factor: int) -> list[dict[str, Any]]:
             "flipped": job.view.flipped,
             "height": job.view.height // factor,
             "width": job.view.width // factor,
+            **({"crop": list(job.view.crop)} if job.view.crop else {}),
         }
         for job in jobs
     ]

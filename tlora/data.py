@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from tlora.errors import PictureError
-from tlora.pictures.decode import decode_picture, picture_size
+from tlora.pictures.decode import decode_picture, picture_digest, picture_size, read_picture
 from tlora.pictures.files import list_pictures, read_caption
 from tlora.pictures.loss_mask import read_mask
 from tlora.pictures.views import View, ViewSettings, take_view, views_of
@@ -50,7 +50,7 @@ class CaptionDataset(Sequence[CaptionedPicture]):
         self._items = [
             (name, view)
             for name in (names if names is not None else [path.name for path in list_pictures(folder)])
-            for view in views_of(picture_size(folder / name), views, multiple)
+            for view in views_of(picture_size(folder / name), views, multiple, _digest(folder / name, views))
         ]
 
     def __len__(self) -> int:
@@ -92,3 +92,8 @@ def latent_weights(weights: Float[Tensor, "height width"], pixels_per_latent: in
     if not bool(means.any()):
         raise PictureError(f"{picture}: its loss mask is black in the part that training sees: check the mask, or center_crop")
     return means
+
+
+def _digest(picture: Path, views: ViewSettings) -> str:
+    """Return what crops of a picture hang on; nothing where there are none."""
+    return picture_digest(read_picture(picture)) if views.views_per_picture > 1 else ""

@@ -3,14 +3,14 @@
 import base64
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 from tasks.pages.page import render_page
 from tasks.validate.findings import Finding, count_severity
 from tasks.validate.inspection import Inspection
 from tlora.metadata.concept import Concept
-from tlora.pictures.views import ViewSettings, views_of
+from tlora.pictures.views import Box, ViewSettings, views_of
 
 _MOST_PICTURES = 300  # on the contact sheet, 2 MB of thumbnails
 _MOST_ROWS = 1000
@@ -50,7 +50,7 @@ def render_report(report: DataReport, findings: Sequence[Finding], thumbnail: Ca
         findings: What was found, sorted.
         thumbnail: By digest of the picture, a JPEG, or no bytes; asked for only where it is shown.
     """
-    readable = report.readable
+    readable, crops = report.readable, _crops(report)
     values = {
         "title": f"Data of {report.concept.name}",
         "counts": {severity: count_severity(findings, severity) for severity in ("error", "warning")},
@@ -64,6 +64,8 @@ def render_report(report: DataReport, findings: Sequence[Finding], thumbnail: Ca
         "sheet": list(_contact_sheet(report, findings, thumbnail)),
         "buckets": _buckets(report),
         "center_crop": report.views.center_crop,
+        "views": _count(str(1 + len(boxes)) for boxes in crops.values()),
+        "crops": crops,
         "shapes": _count(shape_of(*_size(seen)) for seen in readable),
         "sizes": _count(_size_class(min(_size(seen))) for seen in readable),
         "captions": _count(seen.caption or "" for seen in report.inspections),
@@ -88,6 +90,16 @@ def _buckets(report: DataReport) -> list[tuple[str, int]] | None:
         return None
     views = [views_of(_size(seen), report.views, report.multiple)[0] for seen in report.readable]
     return _count(f"{view.width} x {view.height}" for view in views)
+
+
+def _crops(report: DataReport) -> dict[str, list[Box]]:
+    """Return the crops that training sees of each picture besides the whole; empty where there are to be none."""
+    if report.multiple is None or report.views.views_per_picture == 1:
+        return {}
+    plain = replace(report.views, random_flip=False)
+    trained = (seen for seen in report.readable if seen.picture not in report.held_out)
+    views = {seen.picture: views_of(_size(seen), plain, report.multiple, seen.sha256) for seen in trained}
+    return {picture: [view.crop for view in some if view.crop] for picture, some in views.items()}
 
 
 def _count(values: Iterable[str]) -> list[tuple[str, int]]:

@@ -195,3 +195,42 @@ def test_a_resolution_that_the_vae_cannot_halve_is_refused_with_the_nearest(mode
     write_manifest({"a.png": "first"})
     with pytest.raises(SettingsError, match="resolution must be a multiple of 4 for this base model, got 18: use 16"):
         encode_latents(model, ViewSettings(18))
+
+
+def test_crops_are_views_of_their_own_and_held_out_pictures_have_none(
+    model: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest({"a.png": "first"})
+    encode_latents(model, ViewSettings(16))
+    whole = json.loads(Path("latents/index.json").read_text())["items"]
+    encode_latents(model, ViewSettings(16, views_per_picture=4, min_scale=0.1, max_scale=0.8))
+    entries = json.loads(Path("latents/index.json").read_text())["items"]
+    assert entries[0] == whole[0]
+    assert [entry["caption"] for entry in entries] == ["first"] * len(entries)
+    assert 2 <= len(entries) <= 4
+    for entry in entries[1:]:
+        left, top, right, bottom = entry["crop"]
+        cut = decode_picture(Path("a.png")).crop((left, top, right, bottom))
+        mean, _ = encode_posterior(load_vae(model), to_pixels(take_view(cut, View(16, 16, False)))[None])
+        assert torch.equal(load_file(Path("latents") / entry["file"])["mean"], mean[0])
+    assert len({entry["file"] for entry in entries}) == len(entries)
+    assert len(json.loads(Path("latents_held_out/index.json").read_text())["items"]) == 1
+    capsys.readouterr()
+    encode_latents(model, ViewSettings(16, views_per_picture=2, min_scale=0.1, max_scale=0.8))
+    assert json.loads(Path("latents/index.json").read_text())["items"] == entries[:2]
+    assert "2 views for latents, 0 encoded now" in capsys.readouterr().out
+
+
+def test_a_crop_shares_the_mask_and_one_that_is_black_all_over_is_left_out(model: ModelSpec) -> None:
+    mask = Image.new("L", (40, 24), 0)
+    mask.paste(255, (0, 0, 20, 24))
+    mask.save("a-masklabel.png")
+    write_manifest({"a.png": "first"})
+    encode_latents(model, ViewSettings(16, views_per_picture=30, min_scale=0.1, max_scale=0.7))
+    entries = json.loads(Path("latents/index.json").read_text())["items"]
+    assert len(entries) >= 3
+    for entry in entries[1:]:
+        left, _, right, _ = entry["crop"]
+        assert left < 20
+        weights = load_file(Path("latents") / entry["file"])["loss_mask"]
+        assert (bool(weights.min() == 1)) == (right <= 20) or abs(right - 20) <= 1

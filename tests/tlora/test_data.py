@@ -64,6 +64,13 @@ def test_a_picture_is_decoded_once_for_all_of_its_views(folder: Path, monkeypatc
     assert decoded == ["a.png", "b.jpg", "c.tif"]
 
 
+def test_crops_of_a_picture_are_views_of_it(folder: Path) -> None:
+    sample().resize((400, 300)).save(folder / "d.png")
+    views = list(CaptionDataset(folder, ViewSettings(32, views_per_picture=4), 16, names=["d.png"]))
+    assert len(views) == 4
+    assert len({view.pixels.numpy().tobytes() for view in views}) == 4
+
+
 def test_a_picture_without_a_readable_head_is_refused_by_name(folder: Path) -> None:
     (folder / "d.png").write_bytes(b"this is text")
     with pytest.raises(PictureError, match=r"d\.png: it is text, not a picture"):
