@@ -8,13 +8,13 @@ from typing import Any
 from flows.stages import StageRun
 from tasks.register.registration import Registration, read_registration
 from tasks.running.cli import read_params
+from tasks.tracking.runs import DECIDING
 from tlora.errors import SettingsError
 from tlora.metadata.adapter import BASE
 
 METRICS = Path("metrics/evaluate.json")
 DATA_CHANGES = Path("reports/register/data_changes.md")
 PARAMS = Path("params.yaml")
-DECIDING = ("similarity_gain", "prompt_following", "diversity_ratio", "objections")  # of every checkpoint; of the chosen one, all
 SECTIONS = ("model", "train")  # what an adapter is made of; the rest of params.yaml is a click away
 
 
@@ -47,7 +47,7 @@ def metrics_report(metrics: Mapping[str, Any]) -> list[str]:
     checkpoints: Mapping[str, Mapping[str, Any]] = metrics["checkpoints"]
     recommended = metrics["recommended"] or "none"
     parts = ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}"]
-    deciding = [name for name in DECIDING if any(name in values for values in checkpoints.values())]
+    deciding = [name for name in (*DECIDING, "objections") if any(name in values for values in checkpoints.values())]
     rows = [(checkpoint, *(_short(values.get(name, "")) for name in deciding)) for checkpoint, values in checkpoints.items()]
     parts.append(table(("checkpoint", *deciding), rows))
     if recommended in checkpoints:

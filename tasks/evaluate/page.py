@@ -65,6 +65,7 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
         "title": f"{adapter.concept} on {Path(adapter.base).name}: evaluation",
         "chosen": chosen,
         "reason": evaluation.reason,
+        "advice": told.get("advice", ""),
         "failures": evaluation.failures,
         "shown": shown,
         "headline": [(metric, number) for metric, number in headline if number],

@@ -10,7 +10,7 @@ from tlora.evaluation.memorisation import loss_gap, loss_reduction
 from tlora.evaluation.recommendation import Candidate, Recommendation, SelectionSettings, objections, recommend
 from tlora.metadata.adapter import BASE
 
-NOT_MEASURED = "fidelity was not measured, so nothing can be recommended"
+NOT_MEASURED = "the similarity gain was not measured, so nothing can be recommended"
 PAIRED = {  # differences to the base at the same prompt and seed
     "similarity_gain": "similarity_held_out",
     "dinov2_gain": "dinov2_held_out",
@@ -53,7 +53,13 @@ def summarise(measured: Mapping[str, Measured], rule: SelectionSettings) -> dict
     entries[BASE]["objections"] = []
     for name, entry in entries.items():
         entry["on_front"] = name in chosen.front
-    return {"recommended": chosen.checkpoint, "reason": chosen.reason, "front": list(chosen.front), "checkpoints": entries}
+    return {
+        "recommended": chosen.checkpoint,
+        "reason": chosen.reason,
+        "advice": chosen.advice,
+        "front": list(chosen.front),
+        "checkpoints": entries,
+    }
 
 
 def describe(own: Measured, base: Measured) -> dict[str, Any]:

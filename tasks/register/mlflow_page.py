@@ -15,7 +15,7 @@ _MOST_ROWS = 12  # MLflow keeps 5000 characters of a description
 _COLUMNS = {
     "similarity_train": "similarity to training",
     "similarity_held_out": "to held-out",
-    "similarity_gain": "gain over base",
+    "similarity_gain": "similarity gain",
     "prompt_following": "prompt following over base",
     "diversity_ratio": "diversity against base",
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tlora
-from tasks.tracking.runs import known_points
+from tasks.tracking.runs import DECIDES, known_points, score_name
 from tasks.tracking.store import Store
 from tlora.flux.spec import ModelSpec
 
@@ -142,9 +142,8 @@ def introduce_model(store: Store, name: str, description: str) -> None:
 def scores_of(store: Store, version: "ModelVersion") -> dict[str, float]:
     """Return the means that a version was measured with, by metric: its run's, at its step."""
     run = store.client.get_run(str(version.run_id))
-    names = {key: key.removeprefix("evaluate/") for key in run.data.metrics if not key.endswith(("_low", "_high"))}
-    keys = [key for key, name in names.items() if name != key]
-    points = sorted(known_points(store, run.info.run_id, keys))
+    names = {key: name for key in run.data.metrics if (name := score_name(key))}
+    points = sorted(known_points(store, run.info.run_id, names), key=lambda point: point.key.startswith(DECIDES))
     return {names[point.key]: point.value for point in points if str(point.step) == version.tags.get("step")}
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "fingerprint"
 PREVIEW_SERIES = "preview"  # pictures drawn in the middle of training
+DECIDING = ("similarity_gain", "prompt_following", "diversity_ratio")  # scores that decide, before any other
+DECIDES, EVALUATED, UNCERTAINTY = "decides", "evaluate", "uncertainty"  # sections of a run's metrics
 _BATCH = 1000  # MLflow's own limit for metrics in one request
 _SMALL_BATCH = 100  # and for parameters and tags
 _LONGEST_DIGEST = 36  # of a dataset, in MLflow's table
@@ -47,8 +49,25 @@ def training_points(line: Mapping[str, Any]) -> list[Point]:
 
 
 def evaluation_points(scores: Mapping[str, Any]) -> list[Point]:
-    """Return the points of one checkpoint of metrics/evaluate.json: each mean, and its interval as `_low` and `_high`."""
-    return _points("evaluate", scores)
+    """Return the points of one checkpoint's scores: each mean, and the ends of its interval.
+
+    MLflow shows sections in the order of their names: what decides comes first, then the rest, then training's own, then the
+    intervals, as `_low` and `_high`.
+    """
+    points = []
+    for name, value in scores.items():
+        section = DECIDES if name in DECIDING else EVALUATED
+        for point in _points("", {"step": scores.get("step", 0), name: value}):
+            end = point.key.endswith(("_low", "_high")) and point.key != f"/{name}"
+            points.append(replace(point, key=f"{UNCERTAINTY if end else section}{point.key}"))
+    return points
+
+
+def score_name(key: str) -> str | None:
+    """Return which score a metric of a run is the mean of, or None: an end of an interval, or a number of training."""
+    section, _, name = key.partition("/")
+    mean = section in (DECIDES, EVALUATED) and not name.endswith(("_low", "_high"))  # as earlier versions named the ends
+    return name if mean else None
 
 
 def find_run(store: Store, fingerprint: str) -> "Run | None":

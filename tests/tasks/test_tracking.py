@@ -131,8 +131,8 @@ def test_scores_become_means_and_intervals_at_their_step() -> None:
     scores: dict[str, Any] = {"step": 50, "gain": {"mean": 0.2, "low": 0.1, "high": 0.3}, "diversity": 0.4, "objection": None}
     assert evaluation_points(scores) == [
         Point("evaluate/gain", 50, 0.2),
-        Point("evaluate/gain_low", 50, 0.1),
-        Point("evaluate/gain_high", 50, 0.3),
+        Point("uncertainty/gain_low", 50, 0.1),
+        Point("uncertainty/gain_high", 50, 0.3),
         Point("evaluate/diversity", 50, 0.4),
     ]
 

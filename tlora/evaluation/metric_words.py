@@ -30,12 +30,12 @@ class Metric:
 _COSINE, _DIFFERENCE, _SHARE = "cosine", "difference of cosines", "share"
 KNOWN = {  # in the order of a page
     "similarity_gain": Metric(
-        "Concept gained over the base",
+        "Similarity gain",
         _DIFFERENCE,
         "Similarity to held-out pictures, less the base's at the same prompt and seed. More is better.",
     ),
     "dinov2_gain": Metric(
-        "Concept gained, by DINOv2", _DIFFERENCE, "The same by a second judge, which knows no texts. More is better."
+        "Similarity gain by DINOv2", _DIFFERENCE, "The same by a second judge, which knows no texts. More is better."
     ),
     "prompt_following": Metric(
         "Prompt following against the base",

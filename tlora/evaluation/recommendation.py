@@ -64,11 +64,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A checkpoint, or None where none beats the base; why, as a sentence; and who stood on the front."""
+    """What the rule says.
+
+    Args:
+        checkpoint: The recommended one; None where none beats the base.
+        reason: Why, as a sentence.
+        front: Who stood on the front.
+        advice: What to try next where none is recommended.
+    """
 
     checkpoint: str | None
     reason: str
     front: tuple[str, ...] = ()
+    advice: str = ""
 
 
 def objections(candidate: Candidate, settings: SelectionSettings) -> list[str]:
@@ -112,18 +120,38 @@ def recommend(candidates: Mapping[str, Candidate], settings: SelectionSettings) 
     out = {name: objections(candidate, settings) for name, candidate in candidates.items()}
     eligible = {name: candidate for name, candidate in candidates.items() if not out[name]}
     if not eligible:
-        return Recommendation(None, _nothing(candidates, out))
+        return Recommendation(None, _nothing(candidates, out), advice=_advice(candidates, settings))
     front = {name: eligible[name] for name in pareto_front(eligible)}
     best = max(front, key=lambda name: (score(front[name], settings), -front[name].step))
     equals = [name for name, c in front.items() if _within_noise(front[best], c, settings)]
     chosen = min(equals, key=lambda name: front[name].step)
     count = f"; {len(eligible)} of {len(candidates)} checkpoints eligible"
-    return Recommendation(chosen, f"{chosen}: {_why(chosen, eligible)}{count}", tuple(front))
+    others = _why_no_other(chosen, front, settings)
+    return Recommendation(chosen, f"{chosen}: {_why(chosen, eligible)}{others}{count}", tuple(front))
 
 
 def _within_noise(best: Candidate, other: Candidate, settings: SelectionSettings) -> bool:
-    difference = _resampled_score(best, settings) - _resampled_score(other, settings)
-    return bool(np.quantile(difference, (1 - LEVEL) / 2) <= 0)
+    return _lead(best, other, settings).low <= 0
+
+
+def _lead(one: Candidate, other: Candidate, settings: SelectionSettings) -> Interval:
+    """Return by how much one's score is above another's, paired by prompt and seed: what the rule decides by."""
+    difference = _resampled_score(one, settings) - _resampled_score(other, settings)
+    low, high = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(score(one, settings) - score(other, settings), float(low), float(high))
+
+
+def _why_no_other(chosen: str, front: Mapping[str, Candidate], settings: SelectionSettings) -> str:
+    """Say why neither the next earlier one of the front was taken, nor one that scores higher."""
+    own, said = front[chosen], ""
+    earlier = max((name for name in front if front[name].step < own.step), key=lambda name: front[name].step, default=None)
+    if earlier:
+        said += f"; the earlier {earlier} scores less, by {_span(_lead(own, front[earlier], settings))}: more than noise"
+    best = max(front, key=lambda name: (score(front[name], settings), -front[name].step))
+    if best != chosen:
+        ahead = _span(_lead(front[best], own, settings))
+        said += f"; the later {best} scores more, by {ahead}: within noise, and less training is safer"
+    return said
 
 
 def _resampled_score(candidate: Candidate, settings: SelectionSettings) -> NDArray[np.float64]:
@@ -136,12 +164,13 @@ def _why(chosen: str, eligible: Mapping[str, Candidate]) -> str:
     own, top = eligible[chosen], max(eligible, key=lambda name: (eligible[name].fidelity.mean(), -eligible[name].step))
     gain = bootstrap_interval(own.fidelity)
     if chosen == top:
-        fidelity, following = f"best fidelity, {_gained(gain)}", f"prompt following {own.following.mean():+.3f} against the base"
+        fidelity = f"best similarity gain, {_gained(gain)}"
+        following = f"prompt following {own.following.mean():+.3f} against the base"
     else:
         behind = bootstrap_interval(eligible[top].fidelity - own.fidelity)
         near = "within noise of the best" if behind.low <= 0 else f"{behind.mean:.3f} below the best"
         better = float(own.following.mean() - eligible[top].following.mean())
-        fidelity = f"fidelity {near} ({top}), {_gained(gain)}"
+        fidelity = f"similarity gain {near} ({top}), {_gained(gain)}"
         following = f"prompt following {abs(better):.3f} {'better' if better >= 0 else 'worse'}"
     copying = f"{own.copied:.0%} copies" if own.copied else "no copying"
     return f"{fidelity}, {following}, {copying}, diversity {own.diversity_ratio:.2f} of the base's"
@@ -155,5 +184,21 @@ def _nothing(candidates: Mapping[str, Candidate], out: Mapping[str, list[str]]) 
     return f"nothing that beats the base is sound; the most faithful, {best}, is out: {'; '.join(out[best])}"
 
 
+def _advice(candidates: Mapping[str, Candidate], settings: SelectionSettings) -> str:
+    """Return what to try next where no checkpoint is eligible, by what the last ones lack."""
+    first, last = (pick(candidates.values(), key=lambda candidate: candidate.step) for pick in (min, max))
+    if not any(bootstrap_interval(candidate.fidelity).low > 0 for candidate in candidates.values()):
+        if last.fidelity.mean() > first.fidelity.mean():
+            return "it was still learning at the last step: train for more steps"
+        return "it learnt nothing that shows: raise the learning rate, or check that the captions hold the trigger word"
+    if last.diversity_ratio < settings.min_diversity_ratio:
+        return "it collapsed: train with a lower learning rate or for fewer steps, and keep more checkpoints to choose from"
+    return "it learnt the pictures by heart: train for fewer steps or with a smaller smallest rank, or add pictures"
+
+
 def _gained(gain: Interval) -> str:
     return f"{gain.mean:+.3f} over the base ({gain.low:+.3f} to {gain.high:+.3f})"
+
+
+def _span(lead: Interval) -> str:
+    return f"{lead.mean:.3f} ({lead.low:.3f} to {lead.high:.3f})"

@@ -46,7 +46,7 @@ def rows_of(page: str) -> list[list[str]]:
 
 def test_scores_parameters_and_origins_stand_side_by_side(new: ComparedVersion, champion: ComparedVersion) -> None:
     rows = rows_of(render_comparison("brick", new, champion, SINCE))
-    assert ["Concept gained over the base", "0.200 0.100 to 0.300", "0.300 0.200 to 0.400", "+0.100"] in rows
+    assert ["Similarity gain", "0.200 0.100 to 0.300", "0.300 0.200 to 0.400", "+0.100"] in rows
     assert ["Diversity against the base", "0.900", "0.900", "0.000"] in rows
     assert ["train.learning_rate", "0.002", "0.003"] in rows
     assert ["Code digest", "c0.2", "c0.3"] in rows
@@ -64,7 +64,7 @@ def test_only_prompts_that_both_drew_are_shown(new: ComparedVersion, champion: C
 def test_numbers_of_unlike_evaluations_are_not_subtracted(new: ComparedVersion, champion: ComparedVersion) -> None:
     page = render_comparison("brick", new, replace(champion, tags={"evaluation_digest": "e0"}), SINCE)
     assert "<strong>Not measured alike</strong>" in page
-    assert ["Concept gained over the base", "0.200 0.100 to 0.300", "0.300 0.200 to 0.400", "–"] in rows_of(page)
+    assert ["Similarity gain", "0.200 0.100 to 0.300", "0.300 0.200 to 0.400", "–"] in rows_of(page)
 
 
 def test_names_of_others_are_shown_as_text_and_missing_pictures_are_said(new: ComparedVersion, champion: ComparedVersion) -> None:

@@ -84,7 +84,7 @@ def test_the_run_shows_curves_pictures_parameters_and_data(finished_run: Finishe
     run = only_run(client)
     losses = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert losses == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 1 / 4)]
-    gains = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "evaluate/similarity_gain_low")]
+    gains = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "uncertainty/similarity_gain_low")]
     assert gains == [(0, 0.0), (2, 0.1), (4, 0.1)]
     assert run.data.params["train.learning_rate"] == "0.001"
     assert run.data.params["train.min_rank"] == "1"
@@ -191,7 +191,7 @@ def test_a_new_evaluation_of_the_same_adapter_is_shown_on_the_same_version(
     assert "already version 1" in capsys.readouterr().out
     assert "Passes the gate" in version.description
     assert sorted(version.aliases) == ["challenger", "champion"]
-    ratios = client.get_metric_history(only_run(client).info.run_id, "evaluate/diversity_ratio")
+    ratios = client.get_metric_history(only_run(client).info.run_id, "decides/diversity_ratio")
     assert sorted((point.step, point.value) for point in ratios) == [(0, 1.0), (2, 0.2), (2, 0.9), (4, 0.2), (4, 0.9)]
 
 

@@ -52,9 +52,7 @@ def test_it_holds_what_the_hub_and_a_reader_want_to_know() -> None:
         "tags": ["t-lora", "lora", "flux", "text-to-image"],
         "instance_prompt": "matbrk",
     }
-    gain = (
-        "| Concept gained over the base | 0.000 (0.000 to 0.000) | 0.250 (0.150 to 0.360) | difference of cosines | Similarity to"
-    )
+    gain = "| Similarity gain | 0.000 (0.000 to 0.000) | 0.250 (0.150 to 0.360) | difference of cosines | Similarity to"
     assert gain in text
     assert "More is better. |\n| Diversity against the base | 1.000 | 0.500 | share of the base's | Too little" in text
     assert "note" not in text
@@ -69,18 +67,21 @@ def test_it_holds_what_the_hub_and_a_reader_want_to_know() -> None:
     assert Path("adapters/final/grid.png").is_file()
 
 
+REASON = "final: best similarity gain"
+
+
 @pytest.mark.parametrize(
     ("recommended", "words"),
     [
-        ("final", "Recommended by the evaluation. final: best fidelity."),
+        ("final", f"Recommended by the evaluation. {REASON}."),
         ("checkpoint-000001", "**Not the recommended one.** The evaluation recommends checkpoint-000001, another step"),
-        (None, "**The evaluation recommends none of its run.** final: best fidelity."),
+        (None, f"**The evaluation recommends none of its run.** {REASON}."),
     ],
 )
 def test_it_says_whether_the_adapter_is_the_recommended_one_and_why(recommended: str | None, words: str) -> None:
     told = json.loads(Path("metrics/evaluate.json").read_text())
     told["checkpoints"]["checkpoint-000001"] = {"step": 1}
-    Path("metrics/evaluate.json").write_text(json.dumps(told | {"recommended": recommended, "reason": "final: best fidelity"}))
+    Path("metrics/evaluate.json").write_text(json.dumps(told | {"recommended": recommended, "reason": REASON}))
     main(["card", "adapters/final"])
     assert words in Path("adapters/final/README.md").read_text()
 

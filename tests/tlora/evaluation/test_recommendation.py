@@ -20,7 +20,7 @@ def candidate(step: int, fidelity: float, following: float = 0.0, diversity: flo
 def test_the_most_similar_wins_where_all_else_is_equal() -> None:
     chosen = recommend({"a": candidate(1, 0.1), "b": candidate(2, 0.3)}, RULE)
     assert chosen.checkpoint == "b"
-    assert "b: best fidelity, +0.30" in chosen.reason
+    assert "b: best similarity gain, +0.30" in chosen.reason
     assert "no copying" in chosen.reason
     assert "2 of 2 checkpoints eligible" in chosen.reason
     assert chosen.front == ("b",)
@@ -30,7 +30,7 @@ def test_lost_prompt_following_weighs_against_fidelity() -> None:
     candidates = {"a": candidate(1, 0.2), "b": candidate(2, 0.3, following=-0.2)}
     chosen = recommend(candidates, RULE)
     assert chosen.checkpoint == "a"
-    assert "fidelity 0.100 below the best (b)" in chosen.reason
+    assert "similarity gain 0.100 below the best (b)" in chosen.reason
     assert "prompt following 0.200 better" in chosen.reason
     assert chosen.front == ("a", "b")
     assert recommend(candidates, SelectionSettings(prompt_weight=0.0)).checkpoint == "b"
@@ -47,13 +47,37 @@ def test_an_earlier_one_within_noise_of_the_best_is_safer_and_the_reason_says_wh
     early = candidate(3, 0.30, following=0.02)
     chosen = recommend({"early": early, "late": late}, RULE)
     assert chosen.checkpoint == "early"
-    assert chosen.reason.startswith("early: fidelity within noise of the best (late), +0.30")
+    assert chosen.reason.startswith("early: similarity gain within noise of the best (late), +0.30")
     assert "prompt following 0.040 better, no copying, diversity 1.00 of the base's" in chosen.reason
 
 
 def test_an_earlier_one_that_is_worse_at_both_is_not_taken_for_being_early() -> None:
     late = Candidate(9, 0.31 + NOISE + OWN_NOISE - OWN_NOISE.mean(), np.zeros((6, 4)), 1.0)
     assert recommend({"early": candidate(3, 0.30, following=-0.001), "late": late}, RULE).checkpoint == "late"
+
+
+def test_the_reason_says_by_how_much_the_earlier_one_is_behind_and_the_later_one_ahead() -> None:
+    candidates = {"early": candidate(1, 0.1, following=0.1), "late": candidate(2, 0.3)}
+    assert "; the earlier early scores less, by 0.200 (0.200 to 0.200): more than noise; " in recommend(candidates, RULE).reason
+    noisy = Candidate(9, 0.31 + NOISE + OWN_NOISE - OWN_NOISE.mean(), np.full((6, 4), -0.001), 1.0)
+    reason = recommend({"early": candidate(3, 0.30, following=0.02), "late": noisy}, RULE).reason
+    assert "; the later late scores more, by 0.009 (-" in reason
+    assert "): within noise, and less training is safer; " in reason
+
+
+@pytest.mark.parametrize(
+    ("candidates", "advice"),
+    [
+        ([candidate(1, 0.0), candidate(2, 0.001)], "it was still learning at the last step: train for more steps"),
+        ([candidate(1, 0.0), candidate(2, -0.1)], "it learnt nothing that shows: raise the learning rate, "),
+        ([candidate(1, 0.2, diversity=0.3)], "it collapsed: train with a lower learning rate or for fewer steps, "),
+        ([candidate(1, 0.2, copied=0.9)], "it learnt the pictures by heart: train for fewer steps "),
+    ],
+)
+def test_where_nothing_is_recommended_it_says_what_to_try_next(candidates: list[Candidate], advice: str) -> None:
+    chosen = recommend({str(each.step): each for each in candidates}, RULE)
+    assert chosen.checkpoint is None
+    assert chosen.advice.startswith(advice)
 
 
 def test_the_earlier_of_equals_wins() -> None:
