@@ -4,6 +4,8 @@ Nothing of the user's is touched: pictures are copied, and what stood here befor
 """
 
 import argparse
+import hashlib
+import json
 import re
 import shutil
 import sys
@@ -22,12 +24,15 @@ from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.metadata.concept import parse_concept
 from tlora.pictures.files import MASK_ENDING, SUFFIXES, caption_path, list_pictures, mask_path
 from tlora.runtime.atomic_file import write_text
+from tlora.runtime.settings import read_mapping
 from tlora.runtime.yaml_text import NotYamlError, parse_yaml
 
 DATA = Path("data")
 IMAGES = DATA / "images"
 SOURCES = DATA / "SOURCES.md"
 CONCEPT = Path("concept.yaml")
+DIGEST = Path("data.dvc")
+SHIPPED = Path("shipped/files/md5")  # DVC's layout of the remote that comes with the repository
 MOST_LOOKED_AT = 10_000  # files below a folder that holds no pictures itself; somebody may have given their whole disk
 
 _MOST_UNUSED = 5  # of the files that are named with the reason
@@ -93,7 +98,7 @@ def new(source: Path, trigger: str, name: str = "", *, replace: bool = False) ->
         replace: Whether pictures that are there already make way; they are kept under `.state/replaced`.
 
     Raises:
-        PictureError: If there are fewer than two pictures, or others are there already.
+        PictureError: If there are fewer than two pictures, or others than the shipped ones are there already.
         SettingsError: If trigger or name cannot be used.
     """
     concept = _render_concept(name or _name_of(trigger), trigger)
@@ -202,9 +207,25 @@ def _list_source(source: Path) -> list[Path]:
 def _require_room(source: Path, *, replace: bool) -> None:
     if IMAGES.resolve() in (source.resolve(), *source.resolve().parents):
         raise PictureError(f"{source}: this is where the pictures go: give the folder that they come from")
-    if IMAGES.exists() and any(IMAGES.iterdir()) and not replace:
+    if IMAGES.exists() and any(IMAGES.iterdir()) and not replace and not _are_shipped():
         remedy = "to replace them add --replace (make new ... REPLACE=1); they are kept under .state"
         raise PictureError(f"{IMAGES}: holds pictures already: {remedy}")
+
+
+def _are_shipped() -> bool:
+    """Whether data/ is file for file what the repository ships, which is nobody's work and can be had again."""
+    if not DIGEST.is_file():
+        return False
+    (out,) = read_mapping(DIGEST, "what DVC writes", "").get("outs") or [{}]
+    digest = str(out.get("md5", ""))
+    listing = SHIPPED / digest[:2] / digest[2:]
+    if not digest or not listing.is_file():
+        return False
+    shipped = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+    here = {path.relative_to(DATA).as_posix(): path for path in DATA.rglob("*") if path.is_file()}
+    return here.keys() == shipped.keys() and all(
+        hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == shipped[name] for name, path in here.items()
+    )
 
 
 def _copy(picture: Path, folder: Path, trigger: str, others: OtherCaptions) -> bool:

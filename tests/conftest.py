@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.browser import Browser, open_browser
+from tests.clone import STAGES, Clone, new_clone, ran
 
 
 @pytest.fixture
@@ -14,6 +15,18 @@ def browser() -> Iterator[Browser]:
     """Return Chromium; a test without one is skipped."""
     with open_browser() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def finished_clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Return a copy of this tree with the shipped data and models, quick settings, and one full run behind it.
+
+    `tests/test_documents.py` leaves it as it found it; `tests/test_pipeline_end_to_end.py`, which comes after, works on in it.
+    """
+    person = new_clone(tmp_path_factory.mktemp("clone"))
+    output = person.repro()
+    assert ran(output) == STAGES, output
+    return person
 
 
 def pytest_configure() -> None:

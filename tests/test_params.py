@@ -54,6 +54,16 @@ def test_the_flat_configuration_that_users_have_is_read_as_it_is() -> None:
     assert config.sample().guidance_scale == 4.0
 
 
+def test_the_flat_configuration_of_the_pocket_trains_as_the_pipeline_does_but_for_fewer_steps() -> None:
+    config, section = read_flat_config(ROOT / "configs/pocket.yaml"), read_section(ROOT / "params/pocket.yaml", "train")
+    adapter = config.adapter()
+    assert {key: getattr(adapter, key) for key in ("rank", "min_rank", "alpha", "trainer_type")}.items() <= section.items()
+    for key in ("learning_rate", "train_batch_size", "target_modules", "mixed_precision"):
+        ours = getattr(config, key)
+        assert (list(ours) if isinstance(ours, tuple) else ours) == section[key], key
+    assert (ROOT / config.train_data_dir).parent.name == "data"
+
+
 def test_missing_flat_keys_take_the_old_defaults() -> None:
     config = FlatConfig("black-forest-labs/FLUX.1-dev", lora_rank=32)
     assert (config.adapter().alpha, config.adapter().min_rank) == (32, 16)

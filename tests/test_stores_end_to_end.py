@@ -252,12 +252,12 @@ def serve_and_ask(team: Team, folder: Path) -> Image.Image:
     server = Server(command, folder / "serve.log", lambda: answers(f"http://127.0.0.1:{port}/ping"), environment, nowhere)
     server.start()
     try:
-        question = {"dataframe_split": {"columns": ["prompt"], "data": [["a matbrk wall"]]}, "params": {"seed": 7}}
+        question = {"inputs": "a matbrk wall", "params": {"seed": 7}}
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations", json.dumps(question).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request) as answer:
-            ((picture,),) = [row.values() for row in json.load(answer)["predictions"]]
+            picture = json.load(answer)["predictions"]
     finally:
         server.stop()
     return Image.open(BytesIO(base64.b64decode(picture)))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -244,3 +245,34 @@ def test_the_command_adds_the_data_to_dvc_and_says_what_to_do_next(bricks: Path)
     assert (out["path"], out["nfiles"]) == ("data", 11)
     status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True, check=True)
     assert json.loads(status.stdout) == {}
+
+
+def test_the_shipped_pictures_make_way_unasked_as_long_as_nothing_was_done_to_them(
+    bricks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caption = Path("data/images/wall.txt")
+    caption.parent.mkdir(parents=True)
+    caption.write_text("a matbrk wall")
+    texture(0).save("data/images/wall.png")
+    ship("data", Path("shipped/files/md5"))
+    caption.write_text("somebody's own words")
+    with pytest.raises(PictureError, match="holds pictures already: to replace them add --replace"):
+        new(bricks, "matbrk")
+    caption.write_text("a matbrk wall")
+    Path("data/images/more.txt").touch()
+    with pytest.raises(PictureError, match="holds pictures already"):
+        new(bricks, "matbrk")
+    Path("data/images/more.txt").unlink()
+    assert new(bricks, "matbrk").pictures == 5
+    assert "what was there is kept in" in capsys.readouterr().out
+
+
+def ship(folder: str, remote: Path) -> None:
+    """Write data.dvc, and the listing of a folder as a DVC remote holds it."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    md5 = {path.relative_to(folder).as_posix(): hashlib.md5(path.read_bytes()).hexdigest() for path in files}
+    listing = json.dumps([{"md5": digest, "relpath": name} for name, digest in md5.items()])
+    digest = hashlib.md5(listing.encode()).hexdigest() + ".dir"
+    (remote / digest[:2]).mkdir(parents=True)
+    (remote / digest[:2] / digest[2:]).write_text(listing)
+    Path("data.dvc").write_text(f"outs:\n- md5: {digest}\n  path: data\n")

@@ -1,0 +1,200 @@
+"""Every fenced command and snippet of README.md and docs/*.md is run as it is printed, here or elsewhere, or it is said why not.
+
+A new block fails the first test until it stands in one of the tables.
+"""
+
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.clone import Clone
+from tests.documented import ROOT, blocks
+from tests.tasks.data_folder import texture
+from tlora.cli import main
+from tlora.metadata.adapter import WEIGHTS_FILE
+
+OUTPUTS = ("drawn", "exported", "imported", "published")  # of a document's commands; the next one writes its own
+MODEL = "tlora-pocket-flux-brick"
+
+# Run by another test: the file, and the words in it that run the same.
+ELSEWHERE = {
+    "dvc repro": ("tests/clone.py", '"dvc", "repro"'),
+    "python -m flows.pipeline": ("tests/test_pipeline_end_to_end.py", '"flows.pipeline"'),
+    "make serve": ("tests/flows/served.py", '"flows.serve"'),
+    "prefect deployment run pipeline/on-demand": ("tests/flows/served.py", "create_flow_run"),
+    "prefect deployment run pipeline/on-demand -p 'overrides=[\"train.rank=32\"]'": (
+        "tests/flows/test_serve.py",
+        "overrides=SHORTER",
+    ),
+    "make promote": ("tests/flows/test_promote.py", '"flows.promote"'),
+    'make rollback WHY="grey joints"': ("tests/flows/test_promote.py", '"--rollback"'),
+    "python -m flows.retrain": ("tests/flows/test_retrain.py", '"flows.retrain"'),
+    "prefect event emit tlora.data.changed --resource-id tlora.data": ("tests/flows/test_retrain.py", '"event", "emit"'),
+    "make pull": ("tests/clone.py", '"dvc", "pull", "--remote", "shipped"'),
+    "dvc repro --allow-missing": ("tests/test_pipeline_end_to_end.py", '"--allow-missing"'),
+    "TLORA_NOTIFY_URL=https://hooks.example.org/... make serve": ("tests/flows/served.py", '"TLORA_NOTIFY_URL"'),
+    "mlflow models serve -m": ("tests/test_stores_end_to_end.py", '"models", "serve"'),
+    "curl -s 127.0.0.1:8000/invocations": ("tests/test_stores_end_to_end.py", "/invocations"),
+    "mlflow server --host": ("tests/services/tracking.py", '"--artifacts-destination"'),
+    "dvc pull adapters": ("tests/test_pipeline_end_to_end.py", "RESULTS"),
+    "dvc remote add --default team ssh://": ("tests/test_stores_end_to_end.py", '"remote", "add"'),
+    "from tlora.adapter import TLoRAConfig": ("tests/test_public_names.py", "README.md"),
+    "dvc push": ("tests/test_stores_end_to_end.py", '"push"'),
+}
+_SERVER = "needs a server that stays, as on several machines; `make serve` does the same and is tested"
+NOT_RUN = {  # the beginning of a command, and why nobody runs it
+    "make demo": "installs, and then is `dvc repro`",
+    "make test": "is what runs this",
+    "mlflow ui": "runs until Ctrl-C, and shows the store that the other tests read",
+    "prefect deployment schedule ls": "lists what `make serve` makes; its tests ask the server itself",
+    'python -c "import os; from prefect.blocks.notifications import SendgridEmail': "needs an account for mail",
+    "name: tlora-mail": "needs the block of the command before it",
+    'python -c "from prefect.blocks.system import Secret': "writes into Prefect's database of whoever runs it",
+    "Prefect server (PREFECT_API_URL)": "is a drawing",
+    "prefect work-pool": _SERVER,
+    "prefect --no-prompt deploy --all": _SERVER,
+    "prefect automation create": _SERVER,
+    "prefect worker start": _SERVER,
+    "prefect server start": _SERVER,
+    "git clone ...": "names no address",
+    "export ": "sets the address of a server",
+    "pip install": "installs",
+    "dvc remote modify --local team keyfile": "names somebody's key",
+}
+OWN_PICTURES = ("make new", "$EDITOR", "dvc repro validate", "make fix")  # run here, on a copy: they replace the data
+
+
+def test_every_command_of_the_documents_is_run_or_it_is_known_why_not() -> None:
+    unknown = [f"{block.document}: {command}" for block in blocks() for command in block.commands() if not known(command)]
+    assert unknown == []
+
+
+def test_the_tables_name_nothing_that_no_document_holds_any_more() -> None:
+    printed = [command for block in blocks() for command in block.commands()]
+    for beginning in (*ELSEWHERE, *NOT_RUN, *HERE, *OWN_PICTURES):
+        assert any(command.startswith(beginning) for command in printed), beginning
+
+
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_what_is_run_elsewhere_is(command: str) -> None:
+    file, words = ELSEWHERE[command]
+    assert words in (ROOT / file).read_text(encoding="utf-8")
+
+
+HERE = (  # the beginnings of what is run below
+    "dvc metrics show",
+    "make plan",
+    "make prune",
+    "make restore VERSION=champion",
+    "tlora ",
+    'echo "a matbrk wall" | tlora infer',
+    "from pathlib import Path\n\nimport mlflow",
+    "import torch\nfrom diffusers",
+    "import sys\n\nimport torch\nfrom diffusers",
+)
+
+
+def known(command: str) -> bool:
+    return command in ELSEWHERE or command.startswith((*NOT_RUN, *HERE, *OWN_PICTURES)) or is_elsewhere(command)
+
+
+def is_elsewhere(command: str) -> bool:
+    """Whether another test runs it; long commands stand in the table by their beginning."""
+    return any(command.startswith(beginning) and len(beginning.split()) > 2 for beginning in ELSEWHERE)
+
+
+@pytest.fixture
+def clone(finished_clone: Clone, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clone]:
+    """The finished clone as `make demo` leaves it: something is recommended, and is champion. It is put back afterwards."""
+    recommended = finished_clone.folder / "artifacts/recommended"
+    shutil.move(recommended, kept := finished_clone.folder.parent / "recommended")
+    recommended.mkdir()
+    shutil.copyfile(finished_clone.folder / "adapters/final" / WEIGHTS_FILE, recommended / WEIGHTS_FILE)
+    alias = f"client = __import__('mlflow').MlflowClient('sqlite:///mlflow.db'); client.{{}}('{MODEL}', 'champion'{{}})"
+    first = "champion" not in finished_clone.run(sys.executable, "-c", aliases_of())
+    if first:
+        finished_clone.run(sys.executable, "-c", alias.format("set_registered_model_alias", ", '1'"))
+    finished_clone.change_params("configs/pocket.yaml", {"max_train_steps": 2, "num_inference_steps": 2})
+    monkeypatch.chdir(finished_clone.folder)
+    monkeypatch.syspath_prepend(finished_clone.folder)  # and with it, sys.path is put back
+    mark_as_installed(finished_clone)
+    yield finished_clone
+    finished_clone.run("git", "checkout", "--quiet", "configs/pocket.yaml")
+    if first:
+        finished_clone.run(sys.executable, "-c", alias.format("delete_registered_model_alias", ""))
+    shutil.rmtree(recommended)
+    shutil.move(kept, recommended)
+
+
+def mark_as_installed(person: Clone) -> None:
+    """Let `make` take the packages that run this."""
+    (person.folder / ".venv").mkdir(exist_ok=True)
+    (person.folder / ".venv/.installed").touch()
+
+
+def aliases_of() -> str:
+    return f"print(__import__('mlflow').MlflowClient('sqlite:///mlflow.db').get_registered_model('{MODEL}').aliases)"
+
+
+@pytest.mark.slow
+def test_what_the_documents_print_runs_as_it_is_printed(clone: Clone) -> None:
+    """In the order of a reader, in one clone; `tlora` runs in this process, for it takes seconds to start."""
+    ran = []
+    for block in blocks():
+        if ran and ran[-1] != block.document:
+            for folder in OUTPUTS:
+                shutil.rmtree(folder, ignore_errors=True)
+        for command in block.commands():
+            if command.startswith(HERE):
+                run_printed(clone, command)
+                ran.append(block.document)
+    assert {document: ran.count(document) for document in ran} == {
+        "README.md": 10,
+        "docs/cli.md": 4,
+        "docs/data.md": 1,
+        "docs/export.md": 8,
+        "docs/operations.md": 2,
+    }
+    with Image.open("wall.png") as picture:
+        assert picture.size == (64, 64)
+    ignored = clone.run("git", "status", "--porcelain", "--untracked-files")
+    assert not any(f"?? {folder}" in ignored for folder in (*OUTPUTS, "outputs", "wall.png")), ignored
+
+
+def run_printed(clone: Clone, command: str) -> None:
+    """Run a command or a snippet."""
+    if command.startswith("from pathlib"):
+        clone.run(sys.executable, "-c", command)
+    elif "import " in command.split("\n")[0]:
+        Path("snippet.py").write_text(command, encoding="utf-8")
+        picture = runpy.run_path("snippet.py")["picture"]
+        assert picture.size == (64, 64)
+        Path("snippet.py").unlink()
+    elif command.startswith("tlora "):
+        expanded = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True).stdout
+        main(expanded.rstrip("\0").split("\0")[1:])
+    else:
+        clone.run("bash", "-euo", "pipefail", "-c", command)
+
+
+@pytest.mark.slow
+def test_the_way_to_ones_own_pictures_runs_as_it_is_printed(finished_clone: Clone, tmp_path: Path) -> None:
+    """Straight after the demo: nothing needs replacing, since the shipped pictures are nobody's work."""
+    person = Clone(tmp_path / "clone")
+    shutil.copytree(finished_clone.folder, person.folder, symlinks=True)
+    (tmp_path / "bricks").mkdir()
+    for number in range(3):
+        texture(number).resize((64, 64)).save(tmp_path / f"bricks/{number}.png")
+    person.environment |= {"HOME": str(tmp_path), "EDITOR": "test -s"}
+    mark_as_installed(person)
+    printed = [command for block in blocks() for command in block.commands() if command.startswith(OWN_PICTURES)]
+    assert len(printed) == 4
+    for command in printed:
+        person.run("bash", "-euo", "pipefail", "-c", command)
+    assert sorted(path.name for path in (person.folder / "data/images").iterdir())[:2] == ["0.png", "0.txt"]
