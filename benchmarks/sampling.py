@@ -169,7 +169,7 @@ def draw_merged(transformer: nn.Module, inputs: dict[str, Tensor], masks: Tensor
 def fold_all(transformer: nn.Module, rank: int, into: dict[str, Tensor]) -> None:
     """Fold every layer once."""
     for name, layer in adapter_layers(transformer).items():
-        merged_weight(layer, weight_of(layer), rank, into=into[name])
+        merged_weight(layer, weight_of(layer), torch.arange(layer.cfg.rank) < rank, into=into[name])
 
 
 def weight_of(layer: nn.Module) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tlora.errors import InjectionError, MaskError
@@ -61,10 +61,10 @@ class _MaskedLayer(nn.Module):
         """Return up (out, n) and down (n, in), detached, whose product is the whole update at scale 1, alpha / rank included."""
         raise NotImplementedError
 
-    def factors_at(self, rank: int) -> tuple[Tensor, Tensor]:
-        """Return up and down of the first `rank` ranks alone: what a mask of that rank leaves of `factors`."""
+    def factors_under(self, sigma_mask: Shaped[Tensor, " rank"]) -> tuple[Tensor, Tensor]:
+        """Return what a mask leaves of `factors`."""
         up, down = self.factors()
-        kept = torch.arange(up.shape[1], device=up.device) % self.cfg.rank < rank  # ortho factors are learnt beside initial
+        kept = sigma_mask.to(up.device).bool().repeat(up.shape[1] // self.cfg.rank)  # ortho factors are learnt beside initial
         return up[:, kept], down[kept]
 
     def _updated(self, out: Tensor, x: Tensor) -> Tensor:

@@ -11,23 +11,36 @@ of masks and of scales, with an entry for each adapter, in the order in which th
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tlora.adapter import OrthoTLoRALinear, SharedInput, TLoRALinear, build_layer, device_of, features_of
 from tlora.errors import InjectionError
 from tlora.flux import linears
+from tlora.flux.noise import MAX_TIMESTEP
 from tlora.metadata.config import TLoRAConfig
 from tlora.runtime.settings import nearest
 
 Layer = TLoRALinear | OrthoTLoRALinear
-Masks = Tensor | tuple[Tensor | None, ...] | None
+Masks = tuple[Tensor | None, ...]  # of each adapter, in the order of their slots; None for one that masks nothing
 BLOCK_LISTS = tuple(each.name for each in linears.BLOCK_LISTS)
 _SCALE_KEY = "tlora_scale"  # diffusers takes the key "scale" out of the dict before the blocks see it
 _TRANSFORMER_POSITION = 7  # of joint_attention_kwargs in the transformer's forward
 _BLOCK_POSITION = 4  # and in a block's; gradient checkpointing passes by position
+
+
+@dataclass
+class _Carried:
+    """What an adapted transformer carries beside its layers: hooks, parameters that were not frozen, the number of adapters."""
+
+    hooks: Sequence[RemovableHandle] = ()
+    thawed: Sequence[nn.Parameter] = ()
+    count: int = 0
 
 
 def inject_tlora_into_transformer(
@@ -64,10 +77,11 @@ def inject_tlora_into_transformer(
         transformer.set_submodule(name, layer)
     share_inputs(layers)
     for block in blocks_of(transformer):
-        block.__dict__["_tlora_layers"] = list(adapter_layers(block).values())  # a walk at every call would cost milliseconds
-        block.__dict__["_tlora_shared"] = shared_inputs(block.__dict__["_tlora_layers"])
+        inside = list(adapter_layers(block).values())  # a walk at every call would cost milliseconds
+        block.__dict__["_tlora"] = (inside, shared_inputs(inside))
     patch_transformer_forward_for_joint_attention_kwargs(transformer)
-    transformer.__dict__.setdefault("_tlora_thawed", thawed)
+    carried: _Carried = transformer.__dict__["_tlora"]
+    carried.thawed, carried.count = carried.thawed or thawed, max(carried.count, slot + 1)
     return len(layers)
 
 
@@ -127,14 +141,13 @@ def eject_tlora_from_transformer(transformer: nn.Module) -> int:
     layers = adapter_layers(transformer)
     for name, layer in reversed(layers.items()):  # of several around one Linear, the innermost first
         transformer.set_submodule(name, layer.base)
-    for handle in transformer.__dict__.pop("_tlora_hooks", []):
+    carried: _Carried = transformer.__dict__.get("_tlora", _Carried())
+    for handle in carried.hooks:
         handle.remove()
-    for name in ("_tlora_sigma_mask", "_tlora_scale"):
-        transformer.__dict__.pop(name, None)
-    for block in blocks_of(transformer):
-        block.__dict__.pop("_tlora_layers", None)
-        block.__dict__.pop("_tlora_shared", None)
-    _thaw(transformer.__dict__.pop("_tlora_thawed", []))
+    _thaw(carried.thawed)
+    for module in (transformer, *blocks_of(transformer)):
+        for name in ("_tlora", "_tlora_sigma_mask", "_tlora_scale"):
+            module.__dict__.pop(name, None)
     return len(layers)
 
 
@@ -143,7 +156,7 @@ def patch_transformer_forward_for_joint_attention_kwargs(transformer: nn.Module)
 
     Where a call brings none, `transformer._tlora_sigma_mask` and `transformer._tlora_scale` stand in; a call's own win.
     """
-    if "_tlora_hooks" in transformer.__dict__:
+    if "_tlora" in transformer.__dict__:
         return
     transformer._tlora_sigma_mask = None  # type: ignore[assignment]
     transformer._tlora_scale = 1.0  # type: ignore[assignment]
@@ -151,7 +164,7 @@ def patch_transformer_forward_for_joint_attention_kwargs(transformer: nn.Module)
     for block in blocks_of(transformer):
         handles.append(block.register_forward_pre_hook(_arm_layers, with_kwargs=True))
         handles.append(block.register_forward_hook(_disarm_layers, always_call=True))  # a recompute ends by an exception
-    transformer.__dict__["_tlora_hooks"] = handles
+    transformer.__dict__["_tlora"] = _Carried(handles)
 
 
 def blocks_of(transformer: nn.Module) -> Iterator[nn.Module]:
@@ -171,10 +184,23 @@ def tlora_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         yield from (p for name, p in layer.named_parameters() if not name.startswith("base."))
 
 
-def mask_and_scale(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor | None, float]:
-    """Return what a call of the transformer carries, for hooks that run after `patch_...` has completed it."""
+def adapter_configs(transformer: nn.Module) -> tuple[TLoRAConfig, ...]:
+    """Return the configuration of each adapter, in the order of their slots."""
+    configs = {layer.slot: layer.cfg for layer in adapter_layers(transformer).values()}
+    return tuple(configs[slot] for slot in sorted(configs))
+
+
+def mask_at(
+    cfg: TLoRAConfig, timestep: Float[Tensor, " batch"], max_timestep: float = MAX_TIMESTEP
+) -> Float[Tensor, "batch rank"] | None:
+    """Return the sigma mask of these timesteps, or None for an adapter that masks nothing."""
+    return cfg.schedule(max_timestep).mask(timestep) if cfg.enable_rank_masking else None
+
+
+def masks_and_scales(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Masks, tuple[float, ...]]:
+    """Return what a call of the transformer carries for each adapter, for hooks that run after `patch_...` has completed it."""
     given = _attention_kwargs(args, kwargs, _TRANSFORMER_POSITION)
-    return given.get("sigma_mask"), float(given.get(_SCALE_KEY, 1.0))
+    return given["sigma_mask"], given[_SCALE_KEY]
 
 
 def _build_layers(transformer: nn.Module, targets: Sequence[str], cfg: TLoRAConfig, seed: int | None) -> dict[str, Layer]:
@@ -214,31 +240,28 @@ def _ends_with(name: str, suffix: str) -> bool:
 def _fill_attention_kwargs(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Run before the transformer: complete the dict, and rename `scale` so that it gets past diffusers."""
     given = _attention_kwargs(args, kwargs, _TRANSFORMER_POSITION)
-    attributes = transformer.__dict__
-    mask: Masks = given.pop("sigma_mask", attributes["_tlora_sigma_mask"])
-    scale = given.pop("scale", attributes["_tlora_scale"])
-    given |= {"sigma_mask": tuple(map(_contiguous, mask)) if isinstance(mask, tuple) else _contiguous(mask), _SCALE_KEY: scale}
+    attributes, count = transformer.__dict__, transformer.__dict__["_tlora"].count
+    masks = _for_each(given.pop("sigma_mask", attributes["_tlora_sigma_mask"]), count)
+    scales = _for_each(given.pop("scale", attributes["_tlora_scale"]), count)
+    given |= {"sigma_mask": tuple(None if mask is None else mask.contiguous() for mask in masks), _SCALE_KEY: scales}
     return _with_attention_kwargs(args, kwargs, _TRANSFORMER_POSITION, given)
 
 
 def _arm_layers(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Run before a block, in forward and in recompute alike: hand the call's mask to the block's layers."""
     given = _attention_kwargs(args, kwargs, _BLOCK_POSITION)
-    mask, scale = given.pop("sigma_mask", None), given.pop(_SCALE_KEY, 1.0)
-    for layer in _layers_of(block):
-        layer.arm(_of_slot(mask, layer.slot), _of_slot(scale, layer.slot))
-    for shared in _shared_of(block):
+    masks, scales = given.pop("sigma_mask", None), given.pop(_SCALE_KEY, None)
+    layers, together = _adapted_in(block)
+    for layer in layers:
+        layer.arm(masks[layer.slot] if masks else None, scales[layer.slot] if scales else 1.0)
+    for shared in together:
         shared.open()
     return _with_attention_kwargs(args, kwargs, _BLOCK_POSITION, given)
 
 
-def _contiguous(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.contiguous()
-
-
-def _of_slot(given: Any, slot: int) -> Any:
-    """Return an adapter's own entry; what is no tuple is for all adapters."""
-    return given[slot] if isinstance(given, tuple) else given
+def _for_each(given: Any, count: int) -> tuple[Any, ...]:
+    """Return an entry for each adapter; what is no tuple is for all of them."""
+    return given if isinstance(given, tuple) else (given,) * count
 
 
 def _attention_kwargs(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> dict[str, Any]:
@@ -256,20 +279,16 @@ def _with_attention_kwargs(
 
 
 def _disarm_layers(block: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
-    for layer in _layers_of(block):
+    layers, together = _adapted_in(block)
+    for layer in layers:
         layer.arm(None, 1.0)
-    for shared in _shared_of(block):
+    for shared in together:
         shared.close()
 
 
-def _layers_of(block: nn.Module) -> list[Layer]:
-    layers: list[Layer] = block.__dict__.get("_tlora_layers", [])
-    return layers
-
-
-def _shared_of(block: nn.Module) -> list[SharedInput]:
-    shared: list[SharedInput] = block.__dict__.get("_tlora_shared", [])
-    return shared
+def _adapted_in(block: nn.Module) -> tuple[Sequence[Layer], Sequence[SharedInput]]:
+    found: tuple[Sequence[Layer], Sequence[SharedInput]] = block.__dict__.get("_tlora", ((), ()))
+    return found
 
 
 READ_TOGETHER = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))

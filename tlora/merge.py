@@ -1,6 +1,6 @@
 """Draw with the adapter folded into the weights: as fast as the bare base, and honest about what rounding costs.
 
-Merged weights at a rank are a pure function of (pristine weight, adapter, rank, scale): folded from the pristine weight in
+Merged weights are a pure function of (pristine weight, adapter, mask, scale): folded from the pristine weight in
 float32 and rounded once. Adding the next ranks to what is already merged would round again at every step, and in bfloat16
 most entries would differ. The layers' own forward stays the reference; this is an option.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from tlora.errors import MaskError, MergeError
-from tlora.inject import Layer, adapter_layers, mask_and_scale
+from tlora.inject import Layer, adapter_layers, masks_and_scales
 
 MAX_LOSS = 0.1  # share of the update that rounding may eat
 
@@ -66,18 +66,22 @@ def merged_weights(transformer: nn.Module, *, force: bool = False) -> Iterator[R
 
 @torch.no_grad()
 def merged_weight(
-    layer: Layer, pristine: Float[Tensor, "out in"], rank: int, scale: float = 1.0, into: Tensor | None = None
+    layer: Layer,
+    pristine: Float[Tensor, "out in"],
+    sigma_mask: Shaped[Tensor, " rank"],
+    scale: float = 1.0,
+    into: Tensor | None = None,
 ) -> Float[Tensor, "out in"]:
-    """Return pristine + scale * update of the first `rank` ranks, computed in float32 and rounded once to pristine's type.
+    """Return pristine + scale * masked update, computed in float32 and rounded once to pristine's type.
 
     Args:
         layer: Whose update is folded.
         pristine: The weight without it.
-        rank: Active ranks.
+        sigma_mask: 1 for each rank that takes part.
         scale: Strength of the adapter.
         into: Where the result is written; a new tensor of this size costs more than the arithmetic.
     """
-    up, down = layer.factors_at(rank)
+    up, down = layer.factors_under(sigma_mask)
     into = torch.empty_like(pristine) if into is None else into
     if pristine.dtype == torch.float32:
         return torch.addmm(pristine, up.float(), down.float(), alpha=scale, out=into)
@@ -97,10 +101,10 @@ def rounding_loss(transformer: nn.Module) -> RoundingLoss:
 def _share_lost(layers: list[Layer], rank: int) -> float:
     lost = whole = 0.0
     for layer in layers:
-        pristine = _weight(layer)
-        up, down = layer.factors_at(rank)
+        pristine, sigma_mask = _weight(layer), torch.arange(layer.cfg.rank) < rank
+        up, down = layer.factors_under(sigma_mask)
         update = up.float() @ down.float()
-        kept = merged_weight(layer, pristine, rank).float() - pristine.float()
+        kept = merged_weight(layer, pristine, sigma_mask).float() - pristine.float()
         lost += float((kept - update).square().sum())
         whole += float(update.square().sum())
     return (lost / whole) ** 0.5 if whole else 0.0
@@ -127,14 +131,15 @@ class _Fold:
                 raise MergeError(f"{name} is quantised, and merging would round it again: draw unmerged")
         self.pristine = {name: _weight(layer).data for name, layer in self.layers.items()}
         self.merged = {name: torch.empty_like(weight) for name, weight in self.pristine.items()}
-        self.folded: tuple[int, float] | None = None
+        self.folded: tuple[tuple[float, ...], float] | None = None
 
     def before_call(self, _transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sigma_mask, scale = mask_and_scale(args, kwargs)
-        wanted = (self._rank_of(sigma_mask), scale)
+        (sigma_mask,), (scale,) = masks_and_scales(args, kwargs)
+        wanted = (self._one_row(sigma_mask), scale)
         if wanted != self.folded:
+            row = torch.tensor(wanted[0])
             for name, layer in self.layers.items():
-                merged_weight(layer, self.pristine[name], *wanted, into=self.merged[name])
+                merged_weight(layer, self.pristine[name], row, scale, into=self.merged[name])
                 _weight(layer).data = self.merged[name]
             self.folded = wanted
 
@@ -143,16 +148,15 @@ class _Fold:
             _weight(layer).data = self.pristine[name]
             layer.is_merged = False
 
-    def _rank_of(self, sigma_mask: Tensor | None) -> int:
+    def _one_row(self, sigma_mask: Tensor | None) -> tuple[float, ...]:
         cfg = next(iter(self.layers.values())).cfg
         if not cfg.enable_rank_masking:
-            return cfg.rank
+            return (1.0,) * cfg.rank
         if sigma_mask is None:
             raise MaskError("rank masking is on but no sigma mask came with this call")
-        rows = sigma_mask.reshape(-1, sigma_mask.shape[-1]).cpu()
-        rank = int(rows[0].sum())
-        if rows.shape[1] != cfg.rank or not bool((rows == (torch.arange(cfg.rank) < rank)).all()):
+        row, *others = set(map(tuple, sigma_mask.tolist()))
+        if others or len(row) != cfg.rank:
             raise MaskError(
                 "merged weights have one rank, and this call's samples have several: draw them one by one, or unmerged"
             )
-        return rank
+        return row

@@ -20,9 +20,7 @@ from tlora.errors import SettingsError
 from tlora.flux.latents import PATCH
 from tlora.flux.model import Conditioning, Scheduler, Vae, decode_latents, pixels_per_latent, predict_velocity
 from tlora.flux.noise import MAX_TIMESTEP
-from tlora.inject import Masks, adapter_layers
-from tlora.metadata.config import TLoRAConfig
-from tlora.schedule import RankSchedule, sigma_mask_from_step_index
+from tlora.inject import Masks, adapter_configs, mask_at
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,8 @@ def denoise(
             latents.roll(shift, (-2, -1)),
             timestep.expand(len(latents)).to(device),
             conditioning,
-            _of_step(masks, index, device),
-            scales if len(scales) > 1 else scales[0],
+            tuple(None if mask is None else mask[index : index + 1].to(device) for mask in masks) or None,
+            scales,
         ).roll((-shift[0], -shift[1]), (-2, -1))
         latents = painter.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         yield DenoisingStep(index, float(timestep), latents)
@@ -171,31 +169,13 @@ def set_timesteps(scheduler: Scheduler, steps: int, image_tokens: int) -> Float[
 
 
 def step_masks(transformer: nn.Module, timesteps: Float[Tensor, " steps"], settings: SampleSettings) -> Masks:
-    """Return the sigma mask of every step, (steps, rank), or None where no adapter masks; of several, a tuple."""
-    configs = {layer.slot: layer.cfg for layer in adapter_layers(transformer).values()}
-    masks = tuple(_adapter_masks(configs[slot], timesteps, settings) for slot in sorted(configs))
-    return masks if len(masks) > 1 else next(iter(masks), None)
-
-
-def _adapter_masks(cfg: TLoRAConfig, timesteps: Tensor, settings: SampleSettings) -> Tensor | None:
-    if not cfg.enable_rank_masking:
-        return None
+    """Return the sigma mask of every step, (steps, rank), of each adapter."""
+    times, scale = timesteps, MAX_TIMESTEP
+    if settings.sigma_mask == "step_index":  # progress through denoising, whatever the scheduler
+        times, scale = torch.arange(len(timesteps) - 1.0, -1.0, -1.0), max(len(timesteps) - 1.0, 1.0)
     if settings.sigma_mask == "full":
-        return torch.ones(len(timesteps), cfg.rank)
-    schedule = cfg.schedule(MAX_TIMESTEP)
-    if settings.sigma_mask == "step_index":
-        return torch.cat([_by_index(i, len(timesteps), schedule) for i in range(len(timesteps))])
-    return schedule.mask(timesteps)
-
-
-def _of_step(masks: Masks, index: int, device: torch.device) -> Masks:
-    if isinstance(masks, tuple):
-        return tuple(None if mask is None else mask[index : index + 1].to(device) for mask in masks)
-    return None if masks is None else masks[index : index + 1].to(device)
-
-
-def _by_index(index: int, steps: int, schedule: RankSchedule) -> Tensor:
-    return sigma_mask_from_step_index(index, steps, schedule.rank, schedule.min_rank, schedule.alpha_rank_scale)
+        times = torch.zeros_like(timesteps)
+    return tuple(mask_at(cfg, times, scale) for cfg in adapter_configs(transformer))
 
 
 _GOLDEN, _PLASTIC = 0.6180339887, 0.7548776662  # multiples of either fall nowhere twice, and evenly

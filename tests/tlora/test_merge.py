@@ -130,7 +130,9 @@ def test_merged_weights_are_rounded_once_from_the_sum() -> None:
     transformer = constructed(1.25 * 2**-7, torch.bfloat16)
     layer = next(iter(adapter_layers(transformer).values()))
     assert isinstance(layer.base.weight, torch.Tensor)
-    assert merged_weight(layer, layer.base.weight, 1, scale=2.0)[0, 0].item() == 1 + 2 * 2**-7  # of 1 + 2.5 steps, to even
+    assert (
+        merged_weight(layer, layer.base.weight, torch.ones(1), scale=2.0)[0, 0].item() == 1 + 2 * 2**-7
+    )  # of 1 + 2.5 steps, to even
 
 
 def test_there_must_be_an_adapter() -> None:

@@ -43,7 +43,7 @@ def masks_seen(transformer: nn.Module) -> list[Tensor]:
     seen: list[Tensor] = []
 
     def note(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["joint_attention_kwargs"]["sigma_mask"])
+        seen.extend(kwargs["joint_attention_kwargs"]["sigma_mask"])
 
     transformer.transformer_blocks[0].register_forward_pre_hook(note, with_kwargs=True, prepend=True)
     return seen

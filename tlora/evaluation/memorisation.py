@@ -17,7 +17,7 @@ from tlora.evaluation.intervals import Cells, Interval, gap_interval
 from tlora.flux.cached import LatentItem
 from tlora.flux.model import TRAINING_GUIDANCE, Conditioning, predict_velocity
 from tlora.flux.noise import MAX_TIMESTEP, mix_noise, sample_generator, velocity_target
-from tlora.inject import adapter_layers
+from tlora.inject import adapter_configs, mask_at
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def picture_losses(
     """
     sigma = torch.tensor(settings.loss_sigmas).repeat_interleave(settings.loss_noises)
     device = next(transformer.parameters()).device
-    mask = _mask(transformer, sigma)
+    masks = tuple(mask_at(cfg, sigma * MAX_TIMESTEP) for cfg in adapter_configs(transformer))
+    masks = tuple(None if mask is None else mask.to(device) for mask in masks)
     rows = []
     for view in views:
         noise = torch.stack([torch.randn(view.mean.shape, generator=sample_generator(0, 0, i)) for i in range(len(sigma))])
@@ -78,7 +79,7 @@ def picture_losses(
             mix_noise(latents, noise, sigma).to(device),
             (sigma * MAX_TIMESTEP).to(device),
             Conditioning(embeds, pooled, TRAINING_GUIDANCE),
-            None if mask is None else mask.to(device),
+            masks or None,
         )
         error = (prediction.cpu() - velocity_target(latents, noise)).square()
         rows.append(error.flatten(1).mean(dim=1).double().numpy())
@@ -106,11 +107,3 @@ def loss_gap(train: Cells, held_out: Cells) -> Interval:
     Source: member against non-member loss, as in membership inference (arXiv:1709.01604), section 3.
     """
     return gap_interval(train, held_out)
-
-
-def _mask(transformer: nn.Module, sigma: Tensor) -> Tensor | None:
-    configs = {layer.cfg for layer in adapter_layers(transformer).values()}
-    if not configs:
-        return None
-    (cfg,) = configs
-    return cfg.schedule(MAX_TIMESTEP).mask(sigma * MAX_TIMESTEP) if cfg.enable_rank_masking else None

@@ -178,7 +178,7 @@ def predict_velocity(
     dtype: torch.dtype = plain.dtype
     device = latents.device
     height, width = latents.shape[-2:]
-    given = ({} if sigma_mask is None else {"sigma_mask": sigma_mask}) | ({} if scale == 1.0 else {"scale": scale})
+    given = ({} if sigma_mask is None else {"sigma_mask": sigma_mask}) | ({} if scale in (1.0, (1.0,)) else {"scale": scale})
     guidance = torch.full((len(latents),), conditioning.guidance, dtype=torch.float32, device=device)
     prediction = transformer(
         hidden_states=pack(latents).to(dtype),

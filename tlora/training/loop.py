@@ -22,7 +22,7 @@ from tlora.flux.cached import LatentItem
 from tlora.flux.latents import PATCH
 from tlora.flux.model import TRAINING_GUIDANCE, Conditioning, predict_velocity
 from tlora.flux.noise import MAX_TIMESTEP, draw_sigma, mix_noise, sample_generator, velocity_target
-from tlora.inject import adapter_layers, tlora_parameters
+from tlora.inject import adapter_layers, mask_at, tlora_parameters
 from tlora.training.frozen_ranks import freeze_ranks
 from tlora.training.mfu import matmul_rate, step_cost
 from tlora.training.optimizer import build_optimizer, learning_rate, optimizer_tensors, restore_optimizer
@@ -55,6 +55,15 @@ class StepReport:
     active_rank: float
     seconds: float
     mfu: float
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What is drawn first of a sample: its noise level, whether its caption is dropped; and the rest of its random source."""
+
+    sigma: Tensor
+    is_dropped: bool
+    generator: torch.Generator
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,6 @@ class Training:
         self._optimizer = build_optimizer(self.parameters, settings.optimizer)
         self._prepared, self.optimizer = accelerator.prepare(transformer, self._optimizer)
         self._average = [p.detach().clone() for p in self.parameters] if settings.loop.ema_decay else []
-        self._schedule = settings.adapter.schedule(MAX_TIMESTEP)
         self._cost, self._text_tokens = step_cost(transformer), 0
         computed_in = torch.bfloat16 if accelerator.mixed_precision == "bf16" else transformer.dtype
         self.matmul_rate = matmul_rate(accelerator.device, computed_in)
@@ -132,8 +140,9 @@ class Training:
             started = time.perf_counter()
             indices = plan.indices(self.step)
             tokens = image_tokens(shapes[indices[0]])
-            ranks = self._active_ranks(tokens, per_step)
-            samples = [(slot, self._draw(views[i], tokens, slot)) for slot, i in enumerate(indices) if self._is_mine(slot)]
+            levels = [self._draw_level(tokens, slot) for slot in range(per_step)]
+            ranks = self._active_ranks(levels)
+            samples = [(slot, _draw(views[i], levels[slot])) for slot, i in enumerate(indices) if self._is_mine(slot)]
             loss, norm = self._optimise(samples, int(ranks.max()), read_prompts)
             rate = learning_rate(self.settings.optimizer, self.step, loop.max_train_steps)
             self.step += 1
@@ -182,24 +191,15 @@ class Training:
         batch = self.settings.loop.train_batch_size
         return slot // batch % self.accelerator.num_processes == self.accelerator.process_index
 
-    def _active_ranks(self, tokens: int, samples: int) -> Tensor:
+    def _active_ranks(self, levels: Sequence[_Level]) -> Tensor:
         """Return the active rank of every sample of the step, over all processes."""
-        if not self.settings.adapter.enable_rank_masking:
-            return torch.full((samples,), self.settings.adapter.rank)
-        sigma = torch.cat([self._draw_level(tokens, slot)[0] for slot in range(samples)])
-        return self._schedule.active_rank(sigma * MAX_TIMESTEP)
+        mask = mask_at(self.settings.adapter, torch.cat([level.sigma for level in levels]) * MAX_TIMESTEP)
+        return torch.full((len(levels),), self.settings.adapter.rank) if mask is None else mask.sum(dim=1)
 
-    def _draw_level(self, tokens: int, slot: int) -> tuple[Tensor, bool, torch.Generator]:
-        """Return a sample's noise level, whether its caption is dropped, and the rest of its random source."""
+    def _draw_level(self, tokens: int, slot: int) -> _Level:
         generator = sample_generator(self.settings.loop.seed, self.step, slot)
         sigma = draw_sigma(self.settings.noise, tokens, generator)
-        return sigma, torch.rand(1, generator=generator).item() < self.settings.loop.caption_dropout, generator
-
-    def _draw(self, view: LatentItem, tokens: int, slot: int) -> _Sample:
-        sigma, dropped, generator = self._draw_level(tokens, slot)
-        latents = view.mean + view.std * torch.randn(view.mean.shape, generator=generator)
-        noise = torch.randn(view.mean.shape, generator=generator)
-        return _Sample(latents, noise, sigma, "" if dropped else view.caption, view.picture, view.loss_mask)
+        return _Level(sigma, torch.rand(1, generator=generator).item() < self.settings.loop.caption_dropout, generator)
 
     def _optimise(
         self, samples: Sequence[tuple[int, _Sample]], highest_rank: int, read_prompts: ReadPrompts
@@ -235,7 +235,7 @@ class Training:
         sigma = torch.cat([s.sigma for s in batch])
         embeds, pooled = read_prompts([s.caption for s in batch])
         self._text_tokens = embeds.shape[1]
-        mask = self._schedule.mask(sigma * MAX_TIMESTEP) if self.settings.adapter.enable_rank_masking else None
+        mask = mask_at(self.settings.adapter, sigma * MAX_TIMESTEP)
         prediction = predict_velocity(
             self._prepared,
             mix_noise(latents, noise, sigma.to(device)),
@@ -263,6 +263,14 @@ class Training:
         if not self.settings.loop.freeze_masked_ranks:
             return nullcontext()
         return freeze_ranks(self._optimizer, adapter_layers(self.transformer).values(), highest_rank)
+
+
+def _draw(view: LatentItem, level: _Level) -> _Sample:
+    """Draw the rest of a sample, from what is left of its random source."""
+    latents = view.mean + view.std * torch.randn(view.mean.shape, generator=level.generator)
+    noise = torch.randn(view.mean.shape, generator=level.generator)
+    caption = "" if level.is_dropped else view.caption
+    return _Sample(latents, noise, level.sigma, caption, view.picture, view.loss_mask)
 
 
 def masked_mse(
