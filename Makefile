@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup pull demo new fix restore plan serve promote rollback prune test pocket pocket-gpu compare
+.PHONY: help setup pull demo new fix restore serve check plan promote rollback prune test pocket pocket-gpu compare
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -55,6 +55,9 @@ restore: setup ## put data/ back to what a version was trained on: VERSION=champ
 # make serve [PREFECT_PORT=4200] [MLFLOW_PORT=5000]
 serve: pull ## Prefect with its workers, and MLflow, on this machine, until Ctrl-C
 	python -m flows.serve $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+
+check: setup ## whether what is served does its work: scheduler, workers, automations, MLflow, DVC remote
+	python -m flows.check
 
 plan: setup ## what dvc repro would run, why, and for about how long
 	python -m flows.plan

@@ -23,7 +23,7 @@ from flows import stages
 from flows.command import run_once
 from flows.needed_outputs import needed_stages
 from flows.plan import read_status
-from flows.processes import end_with_parent
+from flows.processes import RUN, end_with_parent
 from flows.progress import ProgressArtifact
 from flows.run_page import data_report, run_report
 from flows.secrets import stage_secrets
@@ -33,7 +33,6 @@ from tasks.dvc_command import run_dvc
 from tlora.errors import TloraError
 
 SUCCESSES: tuple[Outcome, ...] = ("Completed", "Skipped", "Restored")
-UNDER_A_WORKER = "PREFECT__FLOW_RUN_ID"  # what a worker tells the process that it starts for a run
 PREEMPTIONS = 20  # a stage that goes on where it was makes progress; one that never does must end
 PREEMPTION_DELAY = 10  # seconds
 
@@ -86,7 +85,7 @@ def run_id() -> str:
 
 
 def _run_stages(timeout_seconds: float | None) -> list[StageRun]:
-    if UNDER_A_WORKER in os.environ:
+    if RUN in os.environ:
         end_with_parent()  # a run that goes on without its worker cannot be cancelled any more, and holds the card
     dot = run_dvc("dag", "--dot")
     order, needed = stages.order_graph(dot), needed_stages(stages.read_graph(dot), read_status())

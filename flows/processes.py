@@ -1,7 +1,8 @@
 """Processes that are started together and end together, with all that they have started themselves.
 
 A worker starts its flows in sessions of their own, and flows their stages, so no signal to a group reaches them all. Linux can
-make this process the one that orphans are handed to: then all of them are below it, whoever has died in between.
+make this process the one that orphans are handed to: then all of them are below it, whoever has died in between. And all of
+them bear a mark in their environment, by which the next one knows them, should this process be killed itself.
 """
 
 import ctypes
@@ -11,9 +12,16 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+MARK = "TLORA_SERVED"  # in the environment of all that `make serve` starts: the folder of its repository
+RUN = "PREFECT__FLOW_RUN_ID"  # what a worker tells the process that it starts for a run
+SECONDS_TO_SAVE = 35.0  # a stage may take 25
+SECONDS_TO_END = 15.0
 _SECONDS_BETWEEN_LOOKS = 1.0
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -36,71 +44,131 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()  # PR_SET_PDEATHSIG would follow the parent's thread, not the parent
 
 
-def start(command: list[str], log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+def start(command: Iterable[str], log: Path, environment: Mapping[str, str]) -> psutil.Popen:
     """Start a process in a session of its own, so that a Ctrl-C at the terminal reaches this process alone."""
     with log.open("ab") as file:
-        return subprocess.Popen(
-            command, env=environment, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
+        return psutil.Popen(
+            list(command), env=environment, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
         )
 
 
-def children_of(process: int) -> list[int]:
-    """Return the processes that a process has started or adopted, and that still run."""
-    everybody = (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit())
-    return [each for each in everybody if _state_and_parent(each)[1] == process and not _is_dead(each)]
+def below_this() -> list[psutil.Process]:
+    """Return what this process has started or adopted, and what those have."""
+    return [process for process in psutil.Process().children(recursive=True) if not is_dead(process)]
 
 
-def descendants_of(process: int) -> list[int]:
-    """Return the children of a process, and theirs."""
-    found = children_of(process)
-    return found + [grandchild for child in found for grandchild in descendants_of(child)]
+def marked(mark: str) -> list[psutil.Process]:
+    """Return the processes that bear a mark, other than this one and those that it runs under."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [process for process in psutil.process_iter() if process.pid not in own and environment_of(process).get(MARK) == mark]
 
 
-def stop_all(processes: list[int], seconds: float) -> None:
-    """Send TERM to each process, and to the group that it leads, and wait until all have ended, at most so long."""
+def runs_below(process: psutil.Process) -> dict[str, psutil.Process]:
+    """Return the flows that a worker has started and that still run, by the id of their run."""
+    try:
+        return {environment_of(child)[RUN]: child for child in process.children() if is_run(child)}
+    except psutil.NoSuchProcess:
+        return {}
+
+
+def is_run(process: psutil.Process) -> bool:
+    """Return whether a process is a flow that a worker has started, rather than one of its stages."""
+    return RUN in environment_of(process) and any(word.startswith("prefect") for word in _command_of(process))
+
+
+def take_down(family: Callable[[], list[psutil.Process]], say: Callable[[str], None]) -> list[str]:
+    """Let what runs save and end, then end everything; return the ids of the runs.
+
+    The workers are held still meanwhile: they would begin the next run, and, told to stop, would hurry the ones that save.
+
+    Args:
+        family: Returns all that is to end, as it is at that moment.
+        say: Told how many have to save.
+    """
+    workers = [process for process in family() if {"worker", "start"} <= {*_command_of(process)}]
+    _signal_all(workers, signal.SIGSTOP)
+    runs = [process for process in family() if is_run(process)]
+    ids = [environment_of(run)[RUN] for run in runs if RUN in environment_of(run)]
+    if runs:
+        say(f"{len(runs)} running, being asked to save")
+    stop_all(runs, 0)
+    wait_for_end([process for process in family() if RUN in environment_of(process)], SECONDS_TO_SAVE)
+    _signal_all(workers, signal.SIGKILL)
+    stop_all(family(), SECONDS_TO_END)
+    while left := family():
+        _signal_all(left, signal.SIGKILL)
+        reap_adopted(())
+        time.sleep(0.05)
+    return ids
+
+
+def stop_all(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Send TERM to each process, and to the group that it leads, and wait until all have ended, at most so long.
+
+    Returns:
+        Those that have not ended.
+    """
     for process in processes:
-        with suppress(ProcessLookupError):
-            if os.getpgid(process) == process:
-                os.killpg(process, signal.SIGTERM)
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if process.is_running() and os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGTERM)
             else:
-                os.kill(process, signal.SIGTERM)
-    wait_for_end(processes, seconds)
+                process.terminate()
+    return wait_for_end(processes, seconds)
 
 
-def wait_for_end(processes: list[int], seconds: float) -> list[int]:
+def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Wait until all have ended, at most so long; return those that have not."""
     deadline = time.monotonic() + seconds
-    while (left := [process for process in processes if not _is_dead(process)]) and time.monotonic() < deadline:
-        _reap()
+    while (left := [process for process in processes if not is_dead(process)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left
 
 
-def kill_all_below(process: int) -> None:
-    """Kill every descendant of a process, also those that are started meanwhile."""
-    while left := descendants_of(process):
-        for each in left:
-            with suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
-        _reap()
-        time.sleep(0.05)
+def kill_session(leader: int) -> None:
+    """Kill what is left of the session that a process led which has ended."""
+    _signal_all([process for process in below_this() if _session_of(process) == leader], signal.SIGKILL)
 
 
-def _is_dead(process: int) -> bool:
-    return _state_and_parent(process)[0] in "ZX"
+def reap_adopted(own: Iterable[int]) -> None:
+    """Let the dead among the adopted go; how one of our own has ended is for others to ask."""
+    for child in psutil.Process().children():
+        if child.pid not in own and is_dead(child):
+            with suppress(ChildProcessError):
+                os.waitpid(child.pid, os.WNOHANG)
 
 
-def _state_and_parent(process: int) -> tuple[str, int]:
-    """Return the kernel's letter for the state of a process (X where there is none), and its parent."""
+def is_dead(process: psutil.Process) -> bool:
+    """Return whether a process has ended, also where nobody has asked yet how."""
     try:
-        state, parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:2]
-    except OSError:
-        return "X", 0
-    return state, int(parent)
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
-def _reap() -> None:
-    """Let the dead among our children and the adopted go."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """Return what a process was started with; nothing for one that has ended, or is another user's."""
+    try:
+        return dict(process.environ())
+    except (psutil.Error, OSError):
+        return {}
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def _session_of(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _signal_all(processes: Iterable[psutil.Process], signum: int) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signum)

@@ -1,7 +1,7 @@
 """`make serve`: a Prefect server, its work pools and workers, the deployments, and an MLflow server, on this machine alone.
 
-All of it lives as long as this process: Ctrl-C takes everything down, running stages after they have saved. What was asked for
-and not yet begun is in the database (`.state/prefect`) and goes on when it is served again.
+All of it lives as long as this process: Ctrl-C takes everything down, running stages after they have saved. What dies by itself
+is started again. What was asked for and not yet begun is in the database (`.state/prefect`) and goes on when it is served again.
 """
 
 import argparse
@@ -12,25 +12,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from flows import processes
+from flows.check import Check, as_table, check_all
+from flows.crew import POOLS, Crew, Member
 from tasks.running.state_folder import repository_root, state_folder
 from tasks.tracking.store import open_store, store_uri
 from tlora.errors import SettingsError, TloraError
 from tlora.runtime.atomic_file import write_text
 
 HOST = "127.0.0.1"
-POOLS = {"gpu": 1, "cpu": 4}  # work pool -> runs at once: one card takes one run, and what waits for a person takes no card
-STARTUP_SECONDS = 180.0  # a loaded machine takes a minute
-RUNS_SECONDS = 35.0  # a stage may take 25 to save
-SERVERS_SECONDS = 15.0
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # HUP: the terminal was closed
 DEPLOYED = "deployed"
 NOTIFY = "TLORA_NOTIFY_URL"  # told of runs that failed, were refused or wait; it may hold a token, so it is no option
 
@@ -49,54 +47,76 @@ class Addresses:
 
 
 def serve(prefect_port: int, mlflow_port: int) -> None:
-    """Bring everything up, say where it is, and stay until told to stop.
+    """Bring everything up, say what is up, and keep it up until told to stop.
 
     Args:
         prefect_port: Where the Prefect server listens; 0 for any free port.
         mlflow_port: Where the MLflow server listens; 0 for any free port. Unused where MLFLOW_TRACKING_URI names a server.
 
     Raises:
-        SettingsError: If another one serves this repository, a port is taken, or something does not start.
+        SettingsError: If another one serves this repository, a port is taken, or something does not start or stay up.
     """
     logs = state_folder("serve")
     with _only_one(logs):
+        cut_off = _end_what_was_left()
         uri = store_uri()
         mlflow = uri if uri.startswith("http") else f"http://{HOST}:{_require_port(mlflow_port, 'MLFLOW_PORT')}"
         addresses = Addresses(f"http://{HOST}:{_require_port(prefect_port, 'PREFECT_PORT')}", mlflow)
-        environment = _environment(addresses)
+        crew = Crew(_environment(addresses), _say, _let_go_on)
         processes.adopt_orphans()
         try:
-            _bring_up(addresses, environment, None if mlflow == uri else uri, logs)
+            _bring_up(crew, addresses, None if mlflow == uri else uri, logs, cut_off)
             write_text(logs / "addresses", f"{addresses.prefect} {addresses.mlflow}\n")
             _announce(addresses, logs)
-            _stay(logs)
+            while True:
+                crew.look_after()
         finally:
             _take_down()
 
 
-def _bring_up(addresses: Addresses, environment: dict[str, str], backend: str | None, logs: Path) -> None:
-    prefect = [sys.executable, "-m", "prefect"]
-    host_and_port = ["--host", HOST, "--port", addresses.prefect.rpartition(":")[2]]
-    server = processes.start([*prefect, "server", "start", *host_and_port], logs / "prefect.log", environment)
+def _end_what_was_left() -> list[str]:
+    """End what an earlier one started here and, killed itself, could not end; return the ids of the runs among it."""
+    left = processes.marked(_mark())
+    if not left:
+        return []
+    _say(
+        f"an earlier one was killed and has left {len(left)} processes ({', '.join(str(each.pid) for each in left)}): ending them"
+    )
+    return processes.take_down(lambda: processes.marked(_mark()), _say)
+
+
+def _bring_up(crew: Crew, addresses: Addresses, backend: str | None, logs: Path, cut_off: list[str]) -> None:
+    python, port = (sys.executable, "-m"), addresses.prefect.rpartition(":")[2]
+    start_server = (*python, "prefect", "server", "start", "--host", HOST, "--port", port)
+    prefect = Member("Prefect", start_server, logs / "prefect.log", f"{addresses.prefect_api}/health")
+    crew.start(prefect)
     if backend is not None:
         open_store()  # migrated, and the experiment's files beside it, before anybody else meets it
-        port = addresses.mlflow.rpartition(":")[2]
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--host", HOST, "--port", port]
-        command += ["--artifacts-destination", str(repository_root() / "mlartifacts"), "--workers", "1"]
-        mlflow = processes.start(command, logs / "mlflow.log", environment)
-        _wait_until_up(f"{addresses.mlflow}/health", mlflow, logs / "mlflow.log")
-    _wait_until_up(f"{addresses.prefect_api}/health", server, logs / "prefect.log")
-    os.environ["PREFECT_API_URL"] = addresses.prefect_api  # prefect reads it when it is imported
+        place = ("--backend-store-uri", backend, "--artifacts-destination", str(repository_root() / "mlartifacts"))
+        listening = ("--host", HOST, "--port", addresses.mlflow.rpartition(":")[2], "--workers", "1")
+        start_mlflow = (*python, "mlflow", "server", *place, *listening)
+        mlflow = Member("MLflow", start_mlflow, logs / "mlflow.log", f"{addresses.mlflow}/health")
+        crew.start(mlflow)
+        crew.wait_until_up(mlflow)
+    crew.wait_until_up(prefect)
+    os.environ |= {"PREFECT_API_URL": addresses.prefect_api, "MLFLOW_TRACKING_URI": addresses.mlflow}  # read on import
     from flows.server_setup import prepare
 
-    prepare(POOLS, os.environ.get(NOTIFY, ""))
-    _deploy(environment, logs)
+    prepare(POOLS, os.environ.get(NOTIFY, ""), cut_off)
+    _deploy(crew.environment, logs)
     for pool, limit in POOLS.items():
-        name = ["--name", f"{pool}-{socket.gethostname()}", "--limit", str(limit)]
-        processes.start([*prefect, "worker", "start", "--pool", pool, *name], logs / f"worker-{pool}.log", environment)
+        name = ("--name", f"{pool}-{socket.gethostname()}", "--limit", str(limit))
+        start_worker = (*python, "prefect", "worker", "start", "--pool", pool, *name)
+        crew.start(Member(f"worker {pool}", start_worker, logs / f"worker-{pool}.log", pool=pool))
 
 
-def _deploy(environment: dict[str, str], logs: Path) -> None:
+def _let_go_on(pool: str, runs: list[str]) -> None:
+    from flows.server_setup import let_go_on
+
+    let_go_on([pool], runs)
+
+
+def _deploy(environment: Mapping[str, str], logs: Path) -> None:
     """Deploy prefect.yaml where it has changed; otherwise a schedule that somebody switched on stays on."""
     file, marker = Path("prefect.yaml"), Path(environment["PREFECT_HOME"]) / DEPLOYED
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -120,7 +140,12 @@ def _environment(addresses: Addresses) -> dict[str, str]:
         "PREFECT_API_URL": addresses.prefect_api,
         "MLFLOW_TRACKING_URI": addresses.mlflow,
         "TLORA_REPOSITORY": str(Path.cwd()),
+        processes.MARK: _mark(),
     }
+
+
+def _mark() -> str:
+    return str(repository_root().resolve())
 
 
 @contextmanager
@@ -152,57 +177,26 @@ def _require_port(port: int, name: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_up(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(url):
-            return
-        time.sleep(0.5)
-    raise SettingsError(f"{url} does not answer, see {log}")
-
-
 def _announce(addresses: Addresses, logs: Path) -> None:
-    print(f"Prefect:  {addresses.prefect}")
-    print(f"MLflow:   {addresses.mlflow}")
-    print(f"logs:     {logs}")
+    started = datetime.now(UTC)
+    print(as_table([*check_all(since=started), Check("logs", "ok", str(logs))]))
     print("In another terminal:")
     print(f"  export PREFECT_API_URL={addresses.prefect_api} MLFLOW_TRACKING_URI={addresses.mlflow}")
     print("  prefect deployment run pipeline/on-demand")
     print("Ctrl-C ends all of it.", flush=True)
 
 
-def _stay(logs: Path) -> None:
-    """Stay until a signal comes, or somebody who should stay has gone."""
-    started = processes.children_of(os.getpid())
-    while processes.wait_for_end(started, 1.0) == started:
-        pass
-    raise SettingsError(f"a server or a worker has ended by itself, see {logs}")
-
-
 def _take_down() -> None:
-    """Let what runs save and end, then end everything.
-
-    The workers are held still meanwhile: they would begin the next run, and, told to stop, would hurry the ones that save.
-    """
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN)
-    me = os.getpid()
-    workers = [child for child in processes.children_of(me) if _is_worker(child)]
-    for worker in workers:
-        os.kill(worker, signal.SIGSTOP)
-    runs = [run for worker in workers for run in processes.children_of(worker)]
-    if runs:
-        print(f"serve: {len(runs)} running, being asked to save", flush=True)
-    processes.stop_all(runs, RUNS_SECONDS)
-    for worker in workers:
-        os.kill(worker, signal.SIGKILL)
-    processes.stop_all(processes.children_of(me), SERVERS_SECONDS)
-    processes.kill_all_below(me)
-    print("serve: all down", flush=True)
+    processes.take_down(processes.below_this, _say)
+    _say("all down")
 
 
-def _is_worker(process: int) -> bool:
-    return b"\0worker\0start\0" in Path(f"/proc/{process}/cmdline").read_bytes()
+def _say(line: str) -> None:
+    """Print it; a terminal that was closed hears nothing more, and what is done about that goes on."""
+    with suppress(OSError):
+        print(f"serve: {line}", flush=True)
 
 
 def main() -> int:
@@ -211,8 +205,9 @@ def main() -> int:
     parser.add_argument("--prefect-port", type=int, default=4200, help="0 for any free one")
     parser.add_argument("--mlflow-port", type=int, default=5000, help="0 for any free one")
     options = parser.parse_args()
-    for signum in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: what a script starts in the background comes deaf to it
-        signal.signal(signum, _interrupt)
+    for signum in STOPS:  # SIGINT too: what a script starts in the background comes deaf to it
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # under nohup it stays deaf to that
+            signal.signal(signum, _interrupt)
     try:
         serve(options.prefect_port, options.mlflow_port)
     except KeyboardInterrupt:

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -113,7 +114,8 @@ def run_stage(
 
     def hear(line: str) -> None:
         lines.append(strike_out(line, secrets))
-        log(lines[-1])
+        with suppress(SystemExit):  # rich raises it, once, where nobody reads the log any more: the worker has gone
+            log(lines[-1])
 
     finished = False
     with process:  # closes the pipes and reaps the supervisor
@@ -136,14 +138,29 @@ def _follow(process: "subprocess.Popen[str]", hear: Callable[[str], None]) -> No
 
 def _stop(process: "subprocess.Popen[str]", hear: Callable[[str], None], grace_seconds: float) -> None:
     """Ask the group to stop, pass on its last words, and kill what is left of it."""
-    os.killpg(process.pid, signal.SIGTERM)
-    killer = threading.Timer(grace_seconds, os.killpg, (process.pid, signal.SIGKILL))
-    killer.start()
+    with _deaf():
+        os.killpg(process.pid, signal.SIGTERM)
+        killer = threading.Timer(grace_seconds, os.killpg, (process.pid, signal.SIGKILL))
+        killer.start()
+        try:
+            _follow(process, hear)  # until the last of the group has closed its output
+        finally:
+            killer.cancel()
+            os.killpg(process.pid, signal.SIGKILL)  # cannot meet a stranger: the leader is not reaped yet
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear no second request to stop: it would cut short what the first one lets a stage save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # nor does it hear the first
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        _follow(process, hear)  # until the last of the group has closed its output
+        yield
     finally:
-        killer.cancel()
-        os.killpg(process.pid, signal.SIGKILL)  # cannot meet a stranger: the leader is not reaped yet
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _judge(stage: str, code: int, lines: list[str], started: float) -> tuple[Outcome, str]:

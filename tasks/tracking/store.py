@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "tlora"
 _SQLITE = "sqlite:///"
+_CHECKED = "checked"  # tag of the experiment: when the store was last asked to keep something, in ns
 
 
 class TrackingError(TloraError):
@@ -76,6 +78,20 @@ def open_store() -> Store:
             mlflow.set_tracking_uri(uri)
             client = mlflow.MlflowClient()
             return Store(uri, _find_or_create_experiment(client, uri), client)
+
+
+def prove_store() -> None:
+    """Write a tag to the configured store's experiment and read it back.
+
+    Raises:
+        TrackingError: If it cannot be opened, or gives back something else.
+    """
+    store = open_store()
+    with explained_failures():
+        written = str(time.time_ns())
+        store.client.set_experiment_tag(store.experiment_id, _CHECKED, written)
+        if (read := store.client.get_experiment(store.experiment_id).tags.get(_CHECKED)) != written:
+            raise TrackingError(f"MLflow store {public_uri(store.uri)}: was given {written} to keep, and gave back {read}")
 
 
 @contextmanager
