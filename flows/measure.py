@@ -3,8 +3,10 @@
 The stage `evaluate` runs as it always does, on the card, in a tree of its own in which `adapters/` holds the champion alone.
 """
 
+import argparse
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from prefect import State, flow, get_run_logger
 from prefect.states import Completed, Failed
 
 from flows import stages
+from flows.command import run_once
 from flows.pipeline import run_id
 from flows.secrets import stage_secrets
 from flows.worktree import git, tree_of
@@ -67,3 +70,16 @@ def _as_it_stands() -> str:
     """Return a commit of the working tree, which stays as it is, or HEAD where nothing is changed."""
     made = subprocess.run(["git", "stash", "create"], capture_output=True, text=True, check=False).stdout.strip()
     return made or git("rev-parse", "HEAD")
+
+
+def main() -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m flows.measure", description="Draw and score the champion anew, here.")
+    parser.add_argument("--model", default="", help="name of the registered model, by default this tree's")
+    parser.add_argument("--revision", default="", help="whose settings, such as run/1a2b3c4d; by default the tree as it stands")
+    options = parser.parse_args()
+    return run_once("measure", lambda: measure(options.model, options.revision, return_state=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@ DVC decides what is stale and in which order; Prefect decides when, where and wh
 or persisted here, the order is never declared again, and a stage that DVC skipped is shown as skipped.
 """
 
+import argparse
 import os
 import sys
 import time
@@ -119,5 +120,17 @@ def _verdict(runs: Sequence[StageRun], branch: str) -> State[None]:
     return Completed(message=(f"ran {', '.join(fresh)}" if fresh else "everything was up to date") + where)
 
 
+def main() -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.pipeline", description="Bring every stage up to date, as a Prefect flow."
+    )
+    words = "settings to run with, in a tree and on a branch of its own, such as train.rank=32"
+    parser.add_argument("--overrides", nargs="+", action="extend", metavar="SECTION.KEY=VALUE", help=words)
+    parser.add_argument("--stage-timeout-seconds", type=float, help="how long any one stage may take; no limit by default")
+    options = parser.parse_args()
+    return run_once("pipeline", lambda: pipeline(options.overrides, options.stage_timeout_seconds, return_state=True))
+
+
 if __name__ == "__main__":
-    sys.exit(run_once("pipeline", lambda: pipeline(return_state=True)))
+    sys.exit(main())

@@ -4,6 +4,7 @@ DVC says what has changed since the last run (`dvc status`). What comes after a 
 what comes out of it. A stage whose inputs have been seen before is restored from DVC's cache instead, in seconds.
 """
 
+import argparse
 import json
 import statistics
 import sys
@@ -230,6 +231,8 @@ def _estimates() -> dict[str, float]:
 
 def main() -> int:
     """Print the plan and return an exit status."""
+    words = "What dvc repro would run, why, and for about how long. For other settings, change params.yaml first."
+    argparse.ArgumentParser(prog="python -m flows.plan", description=words).parse_args()
     try:
         plan = make_plan()
     except (TloraError, OSError) as error:

@@ -5,6 +5,7 @@ challenger is held against the champion. The flow itself needs no card. Served, 
 own deployments; without a server's workers (`python -m flows.retrain`) they run here, one after the other.
 """
 
+import argparse
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,5 +131,12 @@ def _later_run() -> str | None:
     return next((other.name for other, time in came_due if (due, flow_run.id) < (time, str(other.id)) and time <= now), None)
 
 
+def main() -> int:
+    """Run the command and return its exit status."""
+    words = "Train again if there is anything new; section retrain of params.yaml says where it comes from."
+    argparse.ArgumentParser(prog="python -m flows.retrain", description=words).parse_args()
+    return run_once("retrain", lambda: retrain(return_state=True))
+
+
 if __name__ == "__main__":
-    sys.exit(run_once("retrain", lambda: retrain(return_state=True)))
+    sys.exit(main())

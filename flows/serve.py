@@ -181,7 +181,9 @@ def _announce(addresses: Addresses, logs: Path) -> None:
     started = datetime.now(UTC)
     print(as_table([*check_all(since=started), Check("logs", "ok", str(logs))]))
     print("In another terminal:")
-    print(f"  export PREFECT_API_URL={addresses.prefect_api} MLFLOW_TRACKING_URI={addresses.mlflow}")
+    proxies = any(name.lower().endswith("_proxy") and name.lower() != "no_proxy" for name in os.environ)
+    direct = f" NO_PROXY={os.environ['NO_PROXY']}" if proxies else ""
+    print(f"  export PREFECT_API_URL={addresses.prefect_api} MLFLOW_TRACKING_URI={addresses.mlflow}{direct}")
     print("  prefect deployment run pipeline/on-demand")
     print("Ctrl-C ends all of it.", flush=True)
 

@@ -52,5 +52,8 @@ def _pass_on(output: bytes) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3 or not sys.argv[1].replace(".", "", 1).isdecimal():
+        print("usage: python flows/supervisor.py GRACE_SECONDS COMMAND...", file=sys.stderr)
+        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     code = keep(float(sys.argv[1]), sys.argv[2:])
     sys.exit(code if code >= 0 else 128 - code)

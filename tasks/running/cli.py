@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
 
+from tasks.running.loopback import loopback_without_proxy
 from tasks.running.state_folder import exit_file, remember_seconds, repository_root
 from tasks.running.telemetry import telemetry_off
 from tlora.errors import InjectionError, SettingsError, TloraError
@@ -40,6 +41,7 @@ def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) ->
     """
     name = stage.__name__
     telemetry_off()
+    loopback_without_proxy()
     _on_signal(_stop)
     started = time.monotonic()
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.running.loopback import loopback_without_proxy
 from tasks.running.state_folder import repository_root, state_folder
 from tasks.running.telemetry import telemetry_off
 from tlora.errors import TloraError
@@ -123,6 +124,7 @@ def explained_failures() -> Iterator[None]:
 def _prepare_environment() -> None:
     """Set what mlflow reads, where nobody else has: no telemetry, little chatter, and seconds, not minutes, for a dead server."""
     telemetry_off()
+    loopback_without_proxy()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clone import new_clone
 from tests.flows.brickyard import ANNOUNCE, DVC_YAML
 from tests.flows.served import Served, serving
 
@@ -30,5 +31,5 @@ def brickyard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Return the servers and workers that all tests of this folder share, in a copy of this tree in which nothing has run."""
-    with serving(tmp_path_factory.mktemp("served") / "clone") as everything:
+    with serving(new_clone(tmp_path_factory.mktemp("served") / "clone")) as everything:
         yield everything

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,29 +19,63 @@ from typing import Any
 
 import psutil
 
-from tests.clone import ROOT, Clone, new_clone
+from flows.processes import marked
+from tests.clone import ROOT, Clone
 
 FINAL_STATES = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 COMMAND = [sys.executable, "-m", "flows.serve", "--prefect-port", "0", "--mlflow-port", "0"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
     """What is being served.
 
     Args:
         clone: The tree that it was started in, and that its workers work in.
         process: `make serve` itself.
+        notes: What was posted to TLORA_NOTIFY_URL so far.
         url: The Prefect server's API.
         mlflow: The MLflow server's address.
-        notes: What was posted to TLORA_NOTIFY_URL so far.
     """
 
     clone: Clone
     process: "subprocess.Popen[str]"
-    url: str
-    mlflow: str
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
+    url: str = ""
+    mlflow: str = ""
+
+    def wait_until_up(self) -> None:
+        """Wait until it says that it is."""
+        file, deadline = self.clone.folder / ".state/serve/addresses", time.monotonic() + 400
+        while not (file.exists() and self.out().rstrip().endswith("Ctrl-C ends all of it.")):
+            assert self.process.poll() is None, self.out()
+            assert time.monotonic() < deadline, f"not up in time: {self.out()}"
+            time.sleep(0.5)
+        prefect, self.mlflow = file.read_text().split()
+        self.url = f"{prefect}/api"
+
+    def out(self) -> str:
+        """Return what it has printed since it was started."""
+        return out_of(self.clone).read_text()
+
+    def start_again(self) -> None:
+        """Start another one where this one was, which has ended, however that was."""
+        self.process.wait(timeout=60)
+        self.process = start(self.clone)
+        self.wait_until_up()
+
+    def members(self) -> dict[str, psutil.Process]:
+        """Return the two servers and two workers, by name."""
+        marks = {"Prefect": "prefect server", "MLflow": "mlflow server", "worker gpu": "--pool gpu", "worker cpu": "--pool cpu"}
+        commands = {process: " ".join(process.cmdline()) for process in psutil.Process(self.process.pid).children()}
+        return {name: next(each for each, command in commands.items() if mark in command) for name, mark in marks.items()}
+
+    def wait_for_line(self, words: str, seconds: float = 120) -> None:
+        """Wait until it has printed these words."""
+        deadline = time.monotonic() + seconds
+        while words not in self.out():
+            assert time.monotonic() < deadline, f"{words!r} is not in {self.out()}"
+            time.sleep(0.2)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,6 +92,11 @@ class Served:
     def read(self, path: str) -> Any:
         """Get from the API."""
         return _answer(urllib.request.Request(self.url + path))
+
+    def patch(self, path: str, **changes: Any) -> None:
+        """Change something."""
+        headers = {"Content-Type": "application/json"}
+        _answer(urllib.request.Request(self.url + path, json.dumps(changes).encode(), headers, method="PATCH"))
 
     def request(self, deployment: str, **parameters: Any) -> str:
         """Ask for a run, as `prefect deployment run` does, and return its id."""
@@ -114,25 +153,33 @@ def _answer(request: urllib.request.Request) -> Any:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Served]:
-    """Serve a fresh clone; at the end a Ctrl-C, after which no process may be left."""
-    clone = new_clone(folder)
-    environment = clone.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+def serving(clone: Clone, ending: signal.Signals = signal.SIGINT) -> Iterator[Served]:
+    """Serve a tree; at the end a Ctrl-C, or another signal, after which no process may be left."""
+    clone.environment |= {"PREFECT_WORKER_QUERY_SECONDS": "2"}
     for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
-        environment.pop(name, None)
+        clone.environment.pop(name, None)
     notes: list[str] = []
-    with listening(notes) as address, (folder.parent / "serve.out").open("w") as out:
-        environment["TLORA_NOTIFY_URL"] = address
-        process = subprocess.Popen(COMMAND, cwd=folder, env=environment, stdout=out, stderr=out, text=True)
+    with listening(notes) as address:
+        clone.environment["TLORA_NOTIFY_URL"] = address
+        served = Served(clone, start(clone), notes)
         try:
-            prefect, mlflow = _addresses(folder, process)
-            yield Served(clone, process, f"{prefect}/api", mlflow, notes)
+            served.wait_until_up()
+            yield served
         finally:
-            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.send_signal(signal.SIGINT)
-            code = process.wait(timeout=120)
-            left = [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
-            assert (code, left) == (0, []), (folder.parent / "serve.out").read_text()
+            served.process.send_signal(ending)
+            code = served.process.wait(timeout=120)
+            assert (code, marked(str(clone.folder.resolve()))) == (0, []), served.out()
+
+
+def start(clone: Clone) -> "subprocess.Popen[str]":
+    """Start `make serve` in a tree, without waiting for it."""
+    with out_of(clone).open("w") as out:
+        return subprocess.Popen(COMMAND, cwd=clone.folder, env=clone.environment, stdout=out, stderr=out, text=True)
+
+
+def out_of(clone: Clone) -> Path:
+    """Return where its output goes."""
+    return clone.folder.parent / "serve.out"
 
 
 @contextmanager
@@ -152,13 +199,3 @@ def listening(notes: list[str]) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/notes"
         server.shutdown()
-
-
-def _addresses(folder: Path, process: "subprocess.Popen[str]") -> tuple[str, str]:
-    file, deadline = folder / ".state/serve/addresses", time.monotonic() + 400
-    while not file.exists():
-        assert process.poll() is None, (folder.parent / "serve.out").read_text()
-        assert time.monotonic() < deadline, "not up in time"
-        time.sleep(0.5)
-    prefect, mlflow = file.read_text().split()
-    return prefect, mlflow

@@ -149,18 +149,37 @@ def test_a_machine_that_lost_its_power_does_not_keep_the_card_for_ever(site: Sit
     site.lose_power()
 
 
-def test_what_was_cut_off_is_settled_when_it_is_served_again(orchestrator: Orchestrator) -> None:
-    """`make serve` does so before it starts a worker: nobody can be working on these any more."""
+def test_what_was_cut_off_goes_on_when_it_is_served_again_but_not_for_ever(orchestrator: Orchestrator) -> None:
+    """`make serve` sees to it before it starts a worker: nobody can be working on these any more."""
     path = f"/deployments/{deploy(orchestrator, 'served', 1)}/create_flow_run"
-    begun, claimed = (orchestrator.ask(path, state={"type": "SCHEDULED"})["id"] for _ in range(2))
-    orchestrator.ask(f"/flow_runs/{begun}/set_state", state={"type": "RUNNING"}, force=True)
-    orchestrator.ask(f"/flow_runs/{claimed}/set_state", state={"type": "PENDING"}, force=True)
-    code = "from flows.server_setup import prepare; prepare({'served': 1}, '')"
+    names = ("begun", "claimed", "cancelled", "waiting", "said that it crashed", "hopeless")
+    runs = {name: orchestrator.ask(path, state={"type": "SCHEDULED"})["id"] for name in names}
+
+    def put(name: str, state: str) -> None:
+        orchestrator.ask(f"/flow_runs/{runs[name]}/set_state", state={"type": state}, force=True)
+
+    for name in ("begun", "cancelled", "waiting", "said that it crashed", *["hopeless"] * 6):
+        put(name, "RUNNING")
+    for name, state in {
+        "claimed": "PENDING",
+        "cancelled": "CANCELLING",
+        "waiting": "PAUSED",
+        "said that it crashed": "CRASHED",
+    }.items():
+        put(name, state)
+    code = f"from flows.server_setup import prepare; prepare({{'served': 1}}, '', ['{runs['said that it crashed']}'])"
     environment = os.environ | orchestrator.environment | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
-    found = orchestrator.ask("/flow_runs/filter", flow_runs={"id": {"any_": [begun, claimed]}})
-    states = {run["id"]: (run["state_type"], run["state"]["message"]) for run in found}
-    assert states == {begun: ("CRASHED", "its worker was ended while it ran"), claimed: ("SCHEDULED", None)}
+    found = {run["id"]: run for run in orchestrator.ask("/flow_runs/filter", flow_runs={"id": {"any_": list(runs.values())}})}
+    again = "its worker was ended: it goes on with the next"
+    assert {name: (found[run]["state_type"], found[run]["state"]["message"]) for name, run in runs.items()} == {
+        "begun": ("SCHEDULED", again),
+        "claimed": ("SCHEDULED", None),
+        "cancelled": ("CANCELLED", "its worker was ended while it was being cancelled"),
+        "waiting": ("CRASHED", "its worker was ended while it waited: ask for it again"),
+        "said that it crashed": ("SCHEDULED", again),
+        "hopeless": ("CRASHED", "its worker was ended while it ran, 6 times: nothing tries again by itself"),
+    }
 
 
 def run_at_once(orchestrator: Orchestrator, deployment: str, count: int) -> list[list[str]]:

@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SECONDS_BETWEEN_TRIES = 1.0
@@ -24,15 +24,35 @@ def hold_device(device: str, stage: str) -> Iterator[None]:
         device: Such as `cuda:0` or `cpu`.
         stage: Who asks, for others who wait.
     """
-    path = Path(tempfile.gettempdir()) / f"tlora-{device.replace(':', '-')}.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = _open_for_everybody(Path(tempfile.gettempdir()) / f"tlora-{device.replace(':', '-')}.lock")
     try:
         _wait_for(handle, device)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()} {stage}".encode(), 0)
+        with suppress(OSError):  # another user's, from before it was everybody's to write: who holds it is not said then
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()} {stage} in {Path.cwd()}".encode(), 0)
         yield
     finally:
         os.close(handle)
+
+
+def _open_for_everybody(path: Path) -> int:
+    """Open a file that every user of this machine shares, whoever comes first, and whatever umask that one has.
+
+    One that is there is opened without O_CREAT, which Linux refuses for other users' files in a folder like /tmp
+    (fs.protected_regular). A lock can be had of a file that may only be read.
+    """
+    while True:
+        for flags in (os.O_RDWR, os.O_RDONLY):
+            with suppress(FileNotFoundError, PermissionError):
+                return os.open(path, flags | os.O_NOFOLLOW)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        except FileExistsError:
+            if not os.access(path, os.R_OK):
+                raise PermissionError(f"{path} is another user's and closed to you: have it removed, it is made anew") from None
+            continue  # somebody was faster
+        os.fchmod(handle, 0o666)
+        return handle
 
 
 def _wait_for(handle: int, device: str) -> None:
@@ -43,7 +63,7 @@ def _wait_for(handle: int, device: str) -> None:
         except BlockingIOError:
             if time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
                 spoke = time.monotonic()
-                holder, _, stage = os.pread(handle, 200, 0).decode().partition(" ")
+                holder, _, stage = os.pread(handle, 200, 0).decode(errors="replace").partition(" ")
                 print(f"waiting for {device}, held by process {holder} ({stage})", flush=True)
             time.sleep(SECONDS_BETWEEN_TRIES)
         else:
