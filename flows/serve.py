@@ -118,10 +118,13 @@ def _let_go_on(pool: str, runs: list[str]) -> None:
 
 def _deploy(environment: Mapping[str, str], logs: Path) -> None:
     """Deploy prefect.yaml where it has changed; otherwise a schedule that somebody switched on stays on."""
+    from flows.schedules import require_real_times
+
     file, marker = Path("prefect.yaml"), Path(environment["PREFECT_HOME"]) / DEPLOYED
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if marker.exists() and marker.read_text(encoding="utf-8") == digest:
         return
+    require_real_times(file)
     with (logs / "deploy.log").open("wb") as log:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         deployed = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
