@@ -17,7 +17,7 @@ from flows.processes import marked
 from tasks.tracking.store import open_store
 from tests.clone import ROOT, Clone
 from tests.flows.kiln import fill_kiln, git, make_repository, register_present, run_everything
-from tests.flows.served import Served, serving
+from tests.flows.served import COMMAND, Served, serving
 
 pytestmark = pytest.mark.slow
 RETRAIN = "retrain/scheduled"
@@ -126,3 +126,10 @@ def test_killed_itself_and_started_again_it_ends_what_was_left_and_the_next_run_
     assert checked.returncode == 0, checked.stdout
     assert "retrain/scheduled       ok     next at " in checked.stdout
     assert next_run(night)["state_type"] == "COMPLETED"
+
+
+def test_the_unit_for_systemd_starts_what_is_tested_here() -> None:
+    lines = (ROOT / "configs/flux-tlora.service").read_text().splitlines()
+    unit = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    assert unit["ExecStart"].split() == ["%h/flux-tlora/.venv/bin/python", *COMMAND[1:3]]
+    assert (unit["Restart"], unit["KillMode"]) == ("on-failure", "process")
