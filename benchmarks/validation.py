@@ -36,7 +36,7 @@ SAMPLE_SECONDS = 0.1
 PARAMS = """\
 model: {path: base, revision: "", dtype: float32, device: cpu, quantisation: none}
 validate: {min_side: 32, max_aspect: 3.0, min_sharpness: 0.02, near_copy_bits: 8, engine: processes}
-cache_latents: {resolution: 512, center_crop: true, random_flip: false}
+cache_latents: {resolution: 512, center_crop: true, random_flip: false, views_per_picture: 1, min_scale: 0.25, max_scale: 1.0}
 cache_prompts: {max_sequence_length: 77}
 """
 CONCEPT = "name: bench\ntrigger: matbrk\nprompts: [a matbrk wall]\n"

@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -62,7 +62,7 @@ class LookStore:
         Raises:
             PictureError: If they cannot be written.
         """
-        text = json.dumps(asdict(look), separators=(",", ":"))
+        text = json.dumps(look, default=_as_json, separators=(",", ":"))
         try:
             self._connection.execute("INSERT OR REPLACE INTO looks VALUES (?, ?, ?)", (digest, text, thumbnail))
             self._waiting += 1
@@ -102,6 +102,11 @@ def _open(file: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = OFF")  # what a power failure damages is only a memory
     connection.execute("CREATE TABLE IF NOT EXISTS looks (digest TEXT PRIMARY KEY, look TEXT, thumbnail BLOB)")
     return connection
+
+
+def _as_json(value: Look | Note) -> dict[str, object]:
+    """Return a value's fields as they are; `dataclasses.asdict` would copy each of them deeply."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _find(connection: sqlite3.Connection, digest: str) -> Look | None:

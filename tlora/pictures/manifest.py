@@ -9,7 +9,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tlora.errors import PictureError
@@ -65,7 +65,7 @@ def build_manifest(items: Sequence[PictureItem]) -> Manifest:
 
 def manifest_to_json(manifest: Manifest) -> dict[str, object]:
     """Return a manifest as it stands in a file."""
-    return {"version": VERSION, "digest": manifest.digest, "items": [asdict(item) for item in manifest.items]}
+    return {"version": VERSION, "digest": manifest.digest, "items": [_as_json(item) for item in manifest.items]}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -141,10 +141,24 @@ def _by_share(items: Sequence[PictureItem], share: HeldOutShare) -> set[str]:
     return {picture for picture, score in scores.items() if score <= limit}
 
 
+def _as_json(item: PictureItem) -> dict[str, object]:
+    """Return an item's fields; `dataclasses.asdict`, which copies deeply, takes ten times as long."""
+    return {
+        "picture": item.picture,
+        "sha256": item.sha256,
+        "width": item.width,
+        "height": item.height,
+        "caption": item.caption,
+        "mask_sha256": item.mask_sha256,
+    }
+
+
 def _digest(items: Sequence[PictureItem]) -> str:
     """Return the sha256 of the items as JSON, which is never in memory as a whole."""
     digest = hashlib.sha256(b"[")
     for number, item in enumerate(items):
-        digest.update(("," if number else "").encode() + json.dumps(asdict(item), sort_keys=True, separators=(",", ":")).encode())
+        digest.update(
+            ("," if number else "").encode() + json.dumps(_as_json(item), sort_keys=True, separators=(",", ":")).encode()
+        )
     digest.update(b"]")
     return digest.hexdigest()

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 PARAMS = """
 model: {path: nowhere, revision: '', dtype: float32, device: auto, quantisation: none}
 validate: {min_side: 32, max_aspect: 3.0, min_sharpness: 0.02, near_copy_bits: 8, engine: ENGINE}
-cache_latents: {resolution: 64, center_crop: true, random_flip: false}
+cache_latents: {resolution: 64, center_crop: true, random_flip: false, views_per_picture: 1, min_scale: 0.3, max_scale: 1}
 cache_prompts: {max_sequence_length: 77}
 """
 

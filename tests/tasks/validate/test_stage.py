@@ -100,7 +100,8 @@ def test_the_command_works_without_torch(data: Path, base: ModelSpec) -> None:
     Path("params.yaml").write_text(
         f"model: {{path: '{base.path}', revision: '', dtype: float32, device: auto, quantisation: none}}\n"
         "validate: {min_side: 32, max_aspect: 3.0, min_sharpness: 0.02, near_copy_bits: 8, engine: processes}\n"
-        "cache_latents: {resolution: 64, center_crop: true, random_flip: false}\n"
+        "cache_latents: {resolution: 64, center_crop: true, random_flip: false,"
+        " views_per_picture: 1, min_scale: 0.25, max_scale: 1.0}\n"
         "cache_prompts: {max_sequence_length: 77}\n"
     )
     code = (
