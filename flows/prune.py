@@ -13,15 +13,21 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.cache import collect_unnamed
 from flows.reasons import read_settings
 from flows.worktree import BRANCHES, OVERRIDE, RUN, files_added, git
-from tasks.registry.versions import PinnedVersion, pinned_versions, revisions
+from tasks.registry.versions import pinned_versions, revisions
 from tasks.running.state_folder import state_folder
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import SettingsError, TloraError
 from tlora.metadata.digests import FINGERPRINT, params_digest
+
+if TYPE_CHECKING:
+    from tasks.registry.versions import ModelVersion
+
+_MADE_FROM = ("data_digest", "code_digest", "base_revision", "params_digest")  # tags of a version, in the order of `_origin`
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Old:
     size: int
 
 
-def find_old(pinned: Sequence[PinnedVersion], made_at: Set[str], days: float) -> list[Old]:
+def find_old(pinned: "Sequence[ModelVersion]", made_at: Set[str], days: float) -> list[Old]:
     """Return what is older than so many days and nothing points at.
 
     Args:
@@ -42,7 +48,7 @@ def find_old(pinned: Sequence[PinnedVersion], made_at: Set[str], days: float) ->
         days: What was touched since then stays.
     """
     before = time.time() - 86400 * days
-    made = {(version.data, version.code, version.base_revision, version.params) for version in pinned}
+    made = {tuple(version.tags.get(tag, "") for tag in _MADE_FROM) for version in pinned}
     trained = sorted((path for path in state_folder("train").iterdir() if path.is_dir()), key=_touched)
     old = [
         Old("training state", path, _size(path)) for path in trained[:-1] if _touched(path) < before and _origin(path) not in made
@@ -126,7 +132,7 @@ def main() -> int:
             if options.yes:
                 _remove_or_say(old)
         print(f"prune: {len(found)} older than {days:g} days, {sum(old.size for old in found) / 1e6:.1f} MB")
-        print(collect_unnamed([version.data_dvc for version in pinned], dry=not options.yes))
+        print(collect_unnamed([version.tags.get("data_dvc", "") for version in pinned], dry=not options.yes))
     except (TloraError, OSError) as error:
         print(f"prune: error: {error}", file=sys.stderr)
         return 2

@@ -4,11 +4,9 @@ A mask set in a pipeline's end-of-step callback acts one step late, so step 0 wo
 known before the loop, from the scheduler's own float32 timesteps.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,35 +19,7 @@ from tlora.flux.latents import PATCH
 from tlora.flux.model import Conditioning, Scheduler, Vae, decode_latents, pixels_per_latent, predict_velocity
 from tlora.flux.noise import MAX_TIMESTEP
 from tlora.inject import Masks, adapter_configs, mask_at
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """How pictures are drawn.
-
-    Args:
-        width: Pixels, a multiple of twice the VAE's factor.
-        height: Pixels, likewise.
-        num_inference_steps: Denoising steps.
-        guidance_scale: Input of the guidance-distilled model, 3.5 is usual.
-        lora_scale: Strength of the adapter; 0 draws with the bare base.
-        sigma_mask: Ranks by scheduler `timestep` as in training, by `step_index`, or always `full`.
-        tileable: Make the left edge continue the right one, and the top the bottom.
-    """
-
-    width: int
-    height: int
-    num_inference_steps: int = 25
-    guidance_scale: float = 3.5
-    lora_scale: float = 1.0
-    sigma_mask: Literal["timestep", "step_index", "full"] = "timestep"
-    tileable: bool = False
-
-    def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
-        if not math.isfinite(self.lora_scale) or not math.isfinite(self.guidance_scale):
-            raise ValueError("lora_scale and guidance_scale must be finite")
+from tlora.metadata.sample_settings import SampleSettings as SampleSettings  # users take it from here
 
 
 @dataclass(frozen=True)

@@ -2,78 +2,49 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from PIL import Image
 
-from tasks.evaluate.drawing import Rows
-from tasks.evaluate.page import EvaluationFiles
 from tasks.evaluate.summary import Measured
 from tasks.pages.scores import Entries, estimate_of, in_order, metric_names
 from tasks.results.album import CHECKPOINTS, SCALES, write_album
 from tlora.evaluation.grid import labelled_grid
-from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_json, write_png
 
 Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image]]]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was drawn and measured.
+def write_pictures(
+    drawn: Pictures, at_scales: Pictures, prompts: Sequence[str], seeds: Sequence[int], grids: Path, album: Path
+) -> None:
+    """Write what was drawn, as labelled grids and one by one.
 
     Args:
         drawn: Pictures of the base and of every checkpoint.
-        measured: Their numbers.
-        summary: What follows from them, the recommended checkpoint among it.
-        shown: The checkpoint that is drawn at several strengths.
-        scales: Its pictures, by strength.
-        scale_scores: Their numbers.
+        at_scales: Those at several strengths, by what they are called; drawn with the first seed.
+        prompts: The prompts.
+        seeds: The seeds that every prompt was drawn with.
+        grids: Output folder of the grids.
+        album: Output folder of single pictures.
     """
-
-    drawn: dict[str, Rows]
-    measured: dict[str, Measured]
-    summary: dict[str, Any]
-    shown: str
-    scales: dict[str, Rows]
-    scale_scores: list[dict[str, Any]]
-
-    @property
-    def count(self) -> int:
-        """Pictures in all."""
-        return sum(len(row) for rows in [*self.drawn.values(), *self.scales.values()] for row in rows)
+    write_grids(grids, drawn, at_scales, prompts)
+    write_album(album, {CHECKPOINTS: drawn, SCALES: at_scales}, prompts, seeds)
 
 
-def write_outcome(
-    outcome: Outcome,
-    seeds: Sequence[int],
-    prompts: Sequence[str],
-    told: Mapping[str, Any],
-    grids: Path,
-    report: Path,
-    files: EvaluationFiles,
-) -> None:
-    """Write pictures and numbers.
+def write_numbers(measured: Mapping[str, Measured], numbers: Mapping[str, Any], metrics: Path, report: Path) -> None:
+    """Write what was measured.
 
     Args:
-        outcome: What there is to write.
-        seeds: The seeds that every prompt was drawn with; strengths were drawn with the first.
-        prompts: The prompts.
-        told: What else the numbers' file says.
-        grids: Output folder of labelled picture grids.
+        measured: Every single score.
+        numbers: What follows from them, the recommended checkpoint among it, and how it was come by.
+        metrics: Output file, JSON.
         report: Output folder of scores and curves.
-        files: Where numbers and single pictures go.
     """
-    base = {BASE: [row[:1] for row in outcome.drawn[BASE]]}
-    at_scales = base | {f"{outcome.shown} x {scale}": rows for scale, rows in outcome.scales.items()}
-    write_grids(grids, outcome.drawn, at_scales, prompts)
-    write_album(files.album, {CHECKPOINTS: outcome.drawn, SCALES: at_scales}, prompts, seeds)
-    write_curves(report, outcome.summary["checkpoints"])
-    write_json(report / "scores.json", {name: _tables(own) for name, own in outcome.measured.items()})
-    scales = {"checkpoint": outcome.shown, "seed": seeds[0], "entries": outcome.scale_scores}
-    write_json(files.metrics, {**outcome.summary, "scales": scales, **told})
+    write_curves(report, numbers["checkpoints"])
+    write_json(report / "scores.json", {name: _tables(own) for name, own in measured.items()})
+    write_json(metrics, dict(numbers))
 
 
 def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Sequence[str]) -> None:

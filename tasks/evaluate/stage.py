@@ -16,7 +16,7 @@ from typing import Any
 from tasks.evaluate.checkpoints import attempt, find_checkpoints
 from tasks.evaluate.drawing import PictureDrawer, Rows
 from tasks.evaluate.measurement import CaptionedLatents, Measurer
-from tasks.evaluate.outputs import Outcome, write_outcome
+from tasks.evaluate.outputs import Pictures, write_numbers, write_pictures
 from tasks.evaluate.page import EvaluationFiles, render_evaluation
 from tasks.evaluate.recommended import write_recommended
 from tasks.evaluate.scoring import Encoders, References, measure_references
@@ -154,7 +154,7 @@ def evaluate(
             painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
         drawer = PictureDrawer(painter, embeddings, settings.batch)
         measurer = Measurer(drawer, encoders, references, trained, unseen, settings.losses, settings.full_frame_prompts, watch)
-        outcome = _draw_and_measure(measurer, checkpoints, settings, failures)
+        drawn, at_scales, measured, summary = _draw_and_measure(measurer, checkpoints, settings, failures)
     setup = {**_setup(settings, wanted, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest}
     told = {
         "failures": failures,
@@ -164,29 +164,36 @@ def evaluate(
     }
     files = EvaluationFiles(metrics, pictures, manifest, held_out, data)
     last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
-    write_outcome(outcome, settings.all_seeds, wanted, told, grids, report, files)
-    write_recommended(recommended, checkpoints, outcome.summary)
+    write_pictures(drawn, at_scales, wanted, settings.all_seeds, grids, pictures)
+    write_numbers(measured, summary | told, metrics, report)
+    write_recommended(recommended, checkpoints, summary)
     write_text(report / "report.html", render_evaluation(files, last))
-    _say(f"{outcome.summary['reason']}; see {report / 'report.html'}")
-    _say_time(watch, outcome.count)
+    _say(f"{summary['reason']}; see {report / 'report.html'}")
+    base_again = len(wanted)  # among the strengths
+    _say_time(watch, sum(len(row) for rows in (*drawn.values(), *at_scales.values()) for row in rows) - base_again)
     if failures:
         raise EvaluationError(f"incomplete, all else is in {metrics} and {report}: {'; '.join(failures.values())}")
 
 
 def _draw_and_measure(
     measurer: Measurer, checkpoints: Mapping[str, Path], settings: EvaluateSettings, failures: dict[str, str]
-) -> Outcome:
+) -> tuple[Pictures, Pictures, dict[str, Measured], dict[str, Any]]:
+    """Return the pictures, those at several strengths, their numbers, and what follows from them."""
     drawer = measurer.drawer
     batches = drawer.batches(settings.seeds) * (1 + len(checkpoints)) + drawer.batches(1) * len(settings.scales)
     with Progress("evaluate", batches) as progress:
         drawn, measured = _measure_all(measurer, checkpoints, settings, progress, failures)
         summary = summarise(measured, settings.selection)
         shown = summary["recommended"] or list(measured)[-1]
-        if shown == BASE:
-            return Outcome(drawn, measured, summary, shown, {}, [])
-        drawer.load_adapter(checkpoints[shown])
-        strengths = measurer.measure_scales(measured[BASE], settings.scales, settings.first_seed, settings.sample, progress)
-    return Outcome(drawn, measured, summary, shown, *strengths)
+        scales: dict[str, Rows] = {}
+        entries: list[dict[str, Any]] = []
+        if shown != BASE:
+            drawer.load_adapter(checkpoints[shown])
+            seed, sample = settings.first_seed, settings.sample
+            scales, entries = measurer.measure_scales(measured[BASE], settings.scales, seed, sample, progress)
+    at_scales = {BASE: [row[:1] for row in drawn[BASE]]} | {f"{shown} x {scale}": rows for scale, rows in scales.items()}
+    summary["scales"] = {"checkpoint": shown, "seed": settings.first_seed, "entries": entries}
+    return drawn, at_scales, measured, summary
 
 
 def _load_encoders(settings: EvaluateSettings, failures: dict[str, str]) -> Encoders:

@@ -35,7 +35,6 @@ from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import BASE
 from tlora.pictures.manifest import read_split
 from tlora.runtime.atomic_file import write_text
-from tlora.runtime.settings import parse_settings
 
 if TYPE_CHECKING:
     from tasks.registry.versions import ModelVersion
@@ -151,9 +150,8 @@ def _show_version(
     version = versions.find_version(store, name, choice.digest)
     done = [f"already version {version.version} of {name}"] if version else []
     if version is None:
-        drawing = parse_settings(versions.Drawing, facts.evaluation.setup["drawing"], "metrics/evaluate.json: setup: drawing")
-        served = versions.ServedModel(choice.folder, model, drawing, choice.metadata.step)
-        version = versions.create_version(store, run_id, served, name, {**tags, versions.ADAPTER_DIGEST: choice.digest})
+        drawing, found_by = facts.evaluation.setup["drawing"], {versions.ADAPTER_DIGEST: choice.digest}
+        version = versions.create_version(store, run_id, choice.folder, model, drawing, tags | found_by)
         told = choice.metadata
         versions.introduce_model(store, name, model_introduction(told.concept, told.trigger, told.base))
         done = [f"registered version {version.version} of {name}"]

@@ -6,14 +6,16 @@ The model is "from code" (`served_model.py`), with no pickle in it; mlflow's own
 import importlib.metadata
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import tlora
+from tasks.registry.names import registered_name
 from tasks.tracking.runs import DECIDES, known_points, score_name
 from tasks.tracking.store import Store
 from tlora.flux.spec import ModelSpec
+from tlora.metadata.sample_settings import SampleSettings
+from tlora.runtime.settings import parse_settings
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as ModelVersion
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 ADAPTER_DIGEST = "adapter_digest"
 BRANCH = "branch"  # tag: of a run with overrides, empty for any other
 LARGEST_COPIED_BASE = 50_000_000  # bytes; a larger base is named by folder, or by id and revision, and not copied
+_DRAWING = "metrics/evaluate.json: setup: drawing"
 _PACKAGES = (
     "accelerate",
     "diffusers",
@@ -38,48 +41,6 @@ _PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How the evaluation drew, which is what serving does unless it is told otherwise.
-
-    Args:
-        width: Pixels.
-        height: Pixels.
-        num_inference_steps: Denoising steps.
-        guidance_scale: Input of the guidance-distilled model.
-        lora_scale: Strength of the adapter.
-        sigma_mask: How the mask follows denoising, as `tlora.sampling.SampleSettings` has it.
-        tileable: Whether the edges of a picture continue each other.
-        max_sequence_length: T5 tokens of a prompt, padded or cut; the adapter was trained with as many.
-    """
-
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    lora_scale: float
-    sigma_mask: Literal["timestep", "step_index", "full"]
-    tileable: bool
-    max_sequence_length: int
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """What a version holds.
-
-    Args:
-        adapter: Folder of the adapter.
-        base: The base model.
-        drawing: Defaults of its parameters.
-        step: Training step of the adapter, which ties the run's metrics of that step to the model.
-    """
-
-    adapter: Path
-    base: ModelSpec
-    drawing: Drawing
-    step: int
-
-
 def find_version(store: Store, name: str, adapter_digest: str) -> "ModelVersion | None":
     """Return the version of a model that holds an adapter, or None."""
     wanted = f"name = '{name}' and tags.{ADAPTER_DIGEST} = '{adapter_digest}'"
@@ -87,20 +48,26 @@ def find_version(store: Store, name: str, adapter_digest: str) -> "ModelVersion 
     return found[0] if found else None
 
 
-def create_version(store: Store, run_id: str, model: ServedModel, name: str, tags: Mapping[str, str]) -> "ModelVersion":
-    """Log a model to a run and register it.
+def create_version(
+    store: Store, run_id: str, adapter: Path, base: ModelSpec, drawing: Mapping[str, Any], tags: Mapping[str, str]
+) -> "ModelVersion":
+    """Log a model to a run and register it, under a name that is made if it is new.
 
     Args:
         store: Where.
         run_id: The run that it comes from.
-        model: What it holds.
-        name: Name of the registered model, made if it is new.
-        tags: Of the version; they are there from the first moment, so that a version without its digest cannot be.
+        adapter: Folder of the adapter.
+        base: The base model.
+        drawing: How the evaluation drew, as it records it, which is what serving does unless it is told otherwise.
+        tags: Of the version, concept and training step among them; they are there from the first moment, so that a version
+            without its digest cannot be.
     """
     import mlflow
 
-    copied = is_copied(model.base)
-    packages = (*_PACKAGES, "bitsandbytes") if model.base.quantisation == "nf4" else _PACKAGES
+    name, copied = registered_name(base, tags["concept"]), is_copied(base)
+    length = drawing["max_sequence_length"]
+    sample = parse_settings(SampleSettings, {k: v for k, v in drawing.items() if k != "max_sequence_length"}, _DRAWING)
+    packages = (*_PACKAGES, "bitsandbytes") if base.quantisation == "nf4" else _PACKAGES
     end = store.client.get_run(run_id).info.end_time
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         # given an example, MLflow would load the whole base model here and draw it
@@ -108,14 +75,14 @@ def create_version(store: Store, run_id: str, model: ServedModel, name: str, tag
         info = mlflow.pyfunc.log_model(
             name="adapter",
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"adapter": str(model.adapter)} | ({"base": model.base.path} if copied else {}),
+            artifacts={"adapter": str(adapter)} | ({"base": base.path} if copied else {}),
             code_paths=[str(Path(tlora.__file__).parent)],
-            model_config={"serve": _serving(model, copied)},
+            model_config={"serve": _serving(base, sample, copied=copied) | {"max_sequence_length": length}},
             pip_requirements=[f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in packages],
-            signature=_signature(model.drawing),
+            signature=_signature(sample),
             registered_model_name=name,
             tags=dict(tags),
-            step=model.step,
+            step=int(tags["step"]),
         )
     store.client.set_terminated(run_id, "FINISHED", end)  # the run was over long before
     return store.client.get_model_version(name, str(info.registered_model_version))
@@ -160,19 +127,18 @@ def is_copied(base: ModelSpec) -> bool:
     return base.is_folder and sum(file.stat().st_size for file in files if file.is_file()) <= LARGEST_COPIED_BASE
 
 
-def _serving(model: ServedModel, copied: bool) -> dict[str, str | int]:
-    base = str(Path(model.base.path).absolute()) if model.base.is_folder else model.base.path
+def _serving(base: ModelSpec, sample: SampleSettings, *, copied: bool) -> dict[str, str | int]:
+    path = str(Path(base.path).absolute()) if base.is_folder else base.path
     return {
-        "base": model.base.name if copied else base,
-        "revision": model.base.revision,
-        "quantisation": model.base.quantisation,
-        "max_sequence_length": model.drawing.max_sequence_length,
-        "sigma_mask": model.drawing.sigma_mask,
-        "tileable": model.drawing.tileable,
+        "base": base.name if copied else path,
+        "revision": base.revision,
+        "quantisation": base.quantisation,
+        "sigma_mask": sample.sigma_mask,
+        "tileable": sample.tileable,
     }
 
 
-def _signature(drawing: Drawing) -> "ModelSignature":
+def _signature(sample: SampleSettings) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
@@ -182,40 +148,21 @@ def _signature(drawing: Drawing) -> "ModelSignature":
         params=ParamSchema(
             [
                 ParamSpec("seed", DataType.long, 0),
-                ParamSpec("steps", DataType.long, drawing.num_inference_steps),
-                ParamSpec("guidance", DataType.double, drawing.guidance_scale),
-                ParamSpec("scale", DataType.double, drawing.lora_scale),
-                ParamSpec("height", DataType.long, drawing.height),
-                ParamSpec("width", DataType.long, drawing.width),
+                ParamSpec("steps", DataType.long, sample.num_inference_steps),
+                ParamSpec("guidance", DataType.double, sample.guidance_scale),
+                ParamSpec("scale", DataType.double, sample.lora_scale),
+                ParamSpec("height", DataType.long, sample.height),
+                ParamSpec("width", DataType.long, sample.width),
             ]
         ),
     )
 
 
-@dataclass(frozen=True)
-class PinnedVersion:
-    """A version that an alias points at, and what it was made from."""
-
-    model: str
-    number: str
-    aliases: str
-    data: str
-    data_dvc: str
-    code: str
-    base_revision: str
-    params: str
-
-
-def pinned_versions(store: Store) -> list[PinnedVersion]:
+def pinned_versions(store: Store) -> "list[ModelVersion]":
     """Return every version, of every registered model, that an alias points at."""
-    pinned = []
-    for model in store.client.search_registered_models():
-        for number in sorted({str(number) for number in model.aliases.values()}):
-            tags = store.client.get_model_version(model.name, number).tags
-            aliases = ", ".join(sorted(alias for alias, holder in model.aliases.items() if str(holder) == number))
-            named = ("data_digest", "data_dvc", "code_digest", "base_revision", "params_digest")
-            pinned.append(PinnedVersion(model.name, number, aliases, *(tags.get(name, "") for name in named)))
-    return pinned
+    models = store.client.search_registered_models()
+    pinned = {(model.name, str(number)) for model in models for number in model.aliases.values()}
+    return [store.client.get_model_version(name, number) for name, number in sorted(pinned)]
 
 
 def versions_of(store: Store, name: str) -> "list[ModelVersion]":

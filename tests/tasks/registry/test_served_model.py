@@ -19,7 +19,7 @@ from pandas import DataFrame, Series
 from PIL import Image
 from starlette.testclient import TestClient
 
-from tasks.registry.versions import Drawing, ServedModel, create_version, is_copied
+from tasks.registry.versions import create_version, is_copied
 from tasks.tracking.store import open_store
 from tests.tasks.finished_run import FinishedRun, lay_out
 from tlora.checkpoint import attach_adapter
@@ -42,11 +42,6 @@ for name, image in zip(("adapted", "other", "bare"), [*drawn, bare]):
     open(sys.argv[2] + "/" + name + ".png", "wb").write(image)
 assert "tlora" not in sys.modules
 """
-
-
-def test_what_serving_is_told_of_drawing_is_all_that_drawing_can_be_told() -> None:
-    told = {field.name for field in dataclasses.fields(Drawing)} - {"max_sequence_length"}
-    assert told == {field.name for field in dataclasses.fields(SampleSettings)}
 
 
 @pytest.mark.slow
@@ -225,9 +220,9 @@ def test_a_base_on_the_hub_is_named_by_id_and_revision_and_not_fetched(finished_
     base = ModelSpec("black-forest-labs/FLUX.1-dev", revision="3de623fc3c33e44ffbe2bad470d0f45bccf2eb21")
     store = open_store()
     run_id = store.client.create_run(store.experiment_id).info.run_id
-    drawing = Drawing(1024, 1024, 28, 3.5, 1.0, "timestep", tileable=False, max_sequence_length=512)
-    served = ServedModel(finished_run.root / "adapters" / "final", base, drawing, 4)
-    version = create_version(store, run_id, served, "tlora-FLUX.1-dev-brick", {})
+    drawing = {**dataclasses.asdict(SampleSettings(1024, 1024, 28)), "max_sequence_length": 512}
+    adapter, tags = finished_run.root / "adapters" / "final", {"concept": "brick", "step": "4"}
+    version = create_version(store, run_id, adapter, base, drawing, tags)
     (description,) = (finished_run.root / "mlartifacts").rglob("MLmodel")
     python = yaml.safe_load(description.read_text())["flavors"]["python_function"]
     assert python["config"]["serve"]["base"] == "black-forest-labs/FLUX.1-dev"
@@ -237,7 +232,7 @@ def test_a_base_on_the_hub_is_named_by_id_and_revision_and_not_fetched(finished_
     assert all("==" in line for line in pinned)
     assert f"diffusers=={importlib.metadata.version('diffusers')}" in pinned
     assert (description.parent / "code" / "tlora" / "sampling.py").exists()
-    assert version.version == 1
+    assert (version.name, version.version) == ("tlora-FLUX.1-dev-brick", 1)
 
 
 def draw_with_the_library(base: Path, adapter: Path) -> Image.Image:

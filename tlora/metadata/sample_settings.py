@@ -1,0 +1,34 @@
+"""How pictures are drawn, without torch: what an evaluation records and a served model is told."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How pictures are drawn.
+
+    Args:
+        width: Pixels, a multiple of twice the VAE's factor.
+        height: Pixels, likewise.
+        num_inference_steps: Denoising steps.
+        guidance_scale: Input of the guidance-distilled model, 3.5 is usual.
+        lora_scale: Strength of the adapter; 0 draws with the bare base.
+        sigma_mask: Ranks by scheduler `timestep` as in training, by `step_index`, or always `full`.
+        tileable: Make the left edge continue the right one, and the top the bottom.
+    """
+
+    width: int
+    height: int
+    num_inference_steps: int = 25
+    guidance_scale: float = 3.5
+    lora_scale: float = 1.0
+    sigma_mask: Literal["timestep", "step_index", "full"] = "timestep"
+    tileable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        if not math.isfinite(self.lora_scale) or not math.isfinite(self.guidance_scale):
+            raise ValueError("lora_scale and guidance_scale must be finite")
