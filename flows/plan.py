@@ -22,7 +22,9 @@ from tasks.running.state_folder import remembered_seconds
 from tlora.errors import TloraError
 from tlora.runtime.settings import read_mapping
 
+TRAIN_RUN = Path("reports/train/run.json")
 PARAMS, LOCK, GRAPH, TRAIN_LOG = Path("params.yaml"), Path("dvc.lock"), Path("dvc.yaml"), Path("reports/train/log.jsonl")
+WITHOUT_BASE = ("validate", "register")  # stages that load no base model
 CODE = ("flows", "tasks", "tlora")
 MOST_REASONS, MOST_OF_VALUE = 3, 24  # in a row of the table; characters
 
@@ -219,14 +221,28 @@ def _duration(planned: Planned) -> str:
 
 
 def _estimates() -> dict[str, float]:
-    """Return how long each stage took last; training's time is its pace by the steps that are asked for now."""
+    """Return how long each stage took last; training's time is its pace by the steps that are asked for now.
+
+    What the last run did with another base says nothing of this one.
+    """
     seconds = remembered_seconds()
+    if _last_base() != read_params(PARAMS).get("model", {}).get("path"):
+        return {stage: took for stage, took in seconds.items() if stage in WITHOUT_BASE}
     if TRAIN_LOG.exists():
         paces = [json.loads(line)["seconds"] for line in TRAIN_LOG.read_text(encoding="utf-8").splitlines()]
         steps = read_params(PARAMS).get("train", {}).get("max_train_steps")
         if paces and isinstance(steps, int):
             seconds["train"] = statistics.median(paces) * steps
     return seconds
+
+
+def _last_base() -> str | None:
+    """Return the base model that was trained on last, or None where that is not known."""
+    try:
+        told: dict[str, Any] = json.loads(TRAIN_RUN.read_text(encoding="utf-8"))["params"]["model"]
+        return str(told["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def main() -> int:

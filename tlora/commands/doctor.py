@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlora.commands.config_options import add_config_options, prepare, say
 from tlora.errors import SettingsError, TloraError
-from tlora.flux.files import hub_folder, read_shape, require_base
+from tlora.flux.files import hub_access, hub_folder, read_shape, require_base
 from tlora.flux.spec import ModelSpec
 from tlora.pictures.files import list_pictures, mask_path, read_caption
 from tlora.pictures.views import ViewSettings
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+LARGEST_ON_CPU = 1e9  # weights of a base that a CPU trains in less than weeks
+USUAL_SHARE = 0.5  # of the rate of a large product, that an estimate expects a training step to reach
+RECOMPUTED = 4 / 3  # the work of a step that computes every block again
+ALIKE = 0.7  # a step of a former run tells of one that is at least so like it in work
 _FEW_STEPS = 20  # of a former run, its last ones: the first are slower
 
 
@@ -63,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         raise SettingsError(f"--card must be positive, got {options.card:g}")
     subject = _from_flat(options.config) if options.config else _from_params(options.params)
     failed = False
-    for check in (_versions, _base, _disk, _data, _memory, partial(_preset, card=options.card), _time):
+    for check in (_versions, _base, _device, _disk, _data, _memory, partial(_preset, card=options.card), _time):
         try:
             for line in check(subject):
                 say(line)
@@ -130,7 +134,21 @@ def _versions(_subject: _Subject) -> Iterator[str]:
 
 def _base(subject: _Subject) -> Iterator[str]:
     require_base(subject.model)
-    yield f"base model: {subject.model.path} can be loaded"
+    yield f"base model: {subject.model.path} {hub_access(subject.model)}"
+
+
+def _device(subject: _Subject) -> Iterator[str]:
+    import torch
+
+    if torch.cuda.is_available() and subject.model.device != "cpu":
+        card = torch.cuda.get_device_properties(0)
+        yield f"device: {card.name}, {card.total_memory / 1e9:.3g} GB"
+        return
+    why = "no GPU here" if not torch.cuda.is_available() else "model.device is cpu"
+    yield f"device: {why}: everything runs on the CPU"
+    weights = read_shape(subject.model).parameters
+    if weights > LARGEST_ON_CPU:
+        yield f"warning: {subject.model.path} has {weights / 1e9:.3g} billion weights, too many to train on a CPU: use a GPU"
 
 
 def _disk(subject: _Subject) -> Iterator[str]:
@@ -191,18 +209,37 @@ def _plan(subject: _Subject, available: float) -> "MemoryPlan":
 
 
 def _time(subject: _Subject) -> Iterator[str]:
-    steps = subject.training.loop.max_train_steps
-    seconds = _seconds_per_step(subject.log)
+    loop, plan = subject.training.loop, _plan(subject, 0.0)
+    samples = loop.train_batch_size * loop.gradient_accumulation_steps
+    flops = samples * plan.shape.training_flops(plan.load.image_tokens, plan.load.text_tokens)
+    seconds = _measured_seconds(subject, flops)
+    how = "as the last run measured them"
     if seconds is None:
-        yield f"time: {steps} steps; how long one takes is known once a run has been measured ({subject.log} is not there)"
-        return
-    hours = steps * seconds / 3600
-    yield f"time: {steps} steps of {seconds:.2f} s as the last run measured them: {hours:.2f} hours of the device"
+        seconds, how = _estimated_seconds(subject, flops), "estimated and not measured"
+    hours = loop.max_train_steps * seconds / 3600
+    yield f"time: {loop.max_train_steps} steps of {seconds:.2f} s, {how}: {hours:.2f} hours of the device"
 
 
-def _seconds_per_step(log: Path) -> float | None:
+def _measured_seconds(subject: _Subject, flops: float) -> float | None:
+    """Return a step's time in the last run, if it was of the same base and steps of about as much work."""
     try:
-        lines = log.read_text(encoding="utf-8").splitlines()[-_FEW_STEPS:]
-        return statistics.median(float(json.loads(line)["seconds"]) for line in lines)
-    except (OSError, ValueError, KeyError):  # no run yet, or a log that was cut off: nothing is known
+        lines = subject.log.read_text(encoding="utf-8").splitlines()[-_FEW_STEPS:]
+        steps = [json.loads(line) for line in lines]
+        told = json.loads(subject.log.with_name("run.json").read_text(encoding="utf-8"))
+        seconds = statistics.median(float(step["seconds"]) for step in steps)
+        work = statistics.median(float(step["seconds"]) * float(step["mfu"]) for step in steps) * float(told["matmul_rate"])
+        same = told["params"]["model"]["path"] == subject.model.path and ALIKE < work / flops < 1 / ALIKE
+    except (OSError, ValueError, KeyError, TypeError):  # no run yet, or a log that was cut off: nothing is known
         return None
+    return seconds if same else None
+
+
+def _estimated_seconds(subject: _Subject, flops: float) -> float:
+    import torch
+
+    from tlora.training.mfu import matmul_rate
+
+    on_gpu = torch.cuda.is_available() and subject.model.device != "cpu"
+    rate = matmul_rate(torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16 if on_gpu else torch.float32)
+    more = RECOMPUTED if subject.training.loop.gradient_checkpointing else 1.0
+    return more * flops / (USUAL_SHARE * rate)

@@ -11,6 +11,7 @@ from tlora.flux.spec import FluxShape, ModelSpec
 from tlora.runtime.disk import require_free_space
 
 HUB_MODEL_BYTES = 34e9  # FLUX.1 in diffusers' layout, without the single-file copy
+HUB_SECONDS = 5.0  # to wait for an answer
 _INDEX = "model_index.json"
 _UNKNOWN = "@main"  # ends a revision whose commit is not known
 
@@ -62,6 +63,32 @@ def require_base(spec: ModelSpec) -> None:
         return
     _require_token(spec)
     _require_room(spec)
+
+
+def hub_access(spec: ModelSpec) -> str:
+    """Ask the hub whether a base model that is not here can be downloaded with the token; return the answer in words.
+
+    Raises:
+        ModelError: If the hub says no: a wrong token, a licence that was not accepted, a name that it does not know.
+    """
+    if spec.is_folder or local_file(spec, _INDEX).exists():
+        return "is here"
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter for a hub that is not reached
+
+    try:
+        get_hf_file_metadata(hf_hub_url(spec.path, _INDEX, revision=spec.revision or None), timeout=HUB_SECONDS)
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status in (401, 403, 404):
+            raise ModelError(
+                f"{spec.path}: the hub refuses it with this token (HTTP {status}): accept its licence at"
+                f" https://huggingface.co/{spec.path}, and check the token and the name"
+            ) from error
+        return f"is not here, and the hub could not be asked for it (HTTP {status})"
+    except (HTTPError, OSError):
+        return "is not here, and the hub was not reached: token and access were not asked"
+    return "is not here; the hub gives it to this token"
 
 
 def base_revision(spec: ModelSpec, *parts: str) -> str:

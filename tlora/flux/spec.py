@@ -94,3 +94,11 @@ class FluxShape:
         double = self.double_blocks * (36 * d * d + 30 * d + 4 * self.head_width)
         single = self.single_blocks * (15 * d * d + 11 * d + 2 * self.head_width)
         return entrance + sides + double + single + 2 * d * d + 2 * d + (d + 1) * self.channels
+
+    def training_flops(self, image_tokens: int, text_tokens: int) -> float:
+        """Return about how many FLOPs a sample costs: forward, and backward to the activations of a frozen base.
+
+        A block of either kind has 12 width^2 weights for each token; attention compares all pairs of tokens.
+        """
+        blocks, tokens = self.double_blocks + self.single_blocks, image_tokens + text_tokens
+        return blocks * (48.0 * self.width**2 * tokens + 12.0 * self.width * tokens**2)

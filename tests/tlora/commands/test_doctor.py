@@ -1,13 +1,20 @@
 """What the doctor says of a machine, a model and data that are in order, and of ones that are not."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.tasks.data_folder import lay_out
 from tlora.cli import main
+from tlora.flux.spec import FluxShape
 
 ROOT = Path(__file__).parents[3]
 TRANSFORMER = {"num_layers": 2, "num_single_layers": 4, "num_attention_heads": 4, "attention_head_dim": 32, "in_channels": 64}
@@ -31,15 +38,19 @@ def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_in_order_is_said_with_memory_and_time(ward: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (ward / "reports/train").mkdir(parents=True)
-    (ward / "reports/train/log.jsonl").write_text("".join(f'{{"step": {n}, "seconds": 1.8}}\n' for n in range(30)))
+    rate = FluxShape(2, 4, 128, 32, 128, 128, 64).training_flops(64, 77) * 4 / 1.8 / 0.25  # 4 samples in 1.8 s at an MFU of 25 %
+    (ward / "reports/train/log.jsonl").write_text('{"seconds": 1.8, "mfu": 0.25}\n' * 30)
+    run = {"params": {"model": {"path": "base"}}, "matmul_rate": rate}
+    (ward / "reports/train/run.json").write_text(json.dumps(run))
     main(["doctor"])
     said = capsys.readouterr().out
     assert "versions: torch 2." in said
-    assert "base model: base can be loaded" in said
+    assert "base model: base is here" in said
+    assert torch.cuda.is_available() or "device: no GPU here: everything runs on the CPU" in said
     assert "(below HF_HOME)" in said
     assert "data: 6 pictures in data/images, 0 without a caption, 0 with a loss mask" in said
     assert "memory: about 0.0" in said
-    assert "time: 200 steps of 1.80 s as the last run measured them: 0.10 hours of the device" in said
+    assert "time: 200 steps of 1.80 s, as the last run measured them: 0.10 hours of the device" in said
 
 
 def test_whatever_is_wrong_is_said_at_once_each_in_a_line(
@@ -72,3 +83,55 @@ def test_it_says_what_to_set_for_a_card(ward: Path, capsys: pytest.CaptureFixtur
     assert "card: 0.001 GB are too few for this base model, whatever is set" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"error: --card must be positive, got -1"):
         main(["doctor", "--card", "-1"])
+
+
+@pytest.mark.parametrize("change", [{"params": {"model": {"path": "models/another"}}}, {"matmul_rate": 1e9}])
+def test_the_pace_of_another_base_or_of_lighter_steps_is_not_this_ones(
+    ward: Path, change: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (ward / "reports/train").mkdir(parents=True)
+    (ward / "reports/train/log.jsonl").write_text('{"seconds": 0.29, "mfu": 0.25}\n')
+    run = {"params": {"model": {"path": "base"}}, "matmul_rate": 1e12} | change
+    (ward / "reports/train/run.json").write_text(json.dumps(run))
+    main(["doctor"])
+    assert ", estimated and not measured: " in capsys.readouterr().out
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does: a gated model for one token alone."""
+
+    def do_HEAD(self) -> None:
+        known = self.headers.get("authorization") == "Bearer hf_right"
+        self.send_response(200 if known else 401)
+        for name, value in (("X-Repo-Commit", "3de6"), ("ETag", '"1"'), ("Content-Length", "2")) if known else ():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        ("hf_right", "base model: someone/gated is not here; the hub gives it to this token"),
+        ("hf_wrong", "error: someone/gated: the hub refuses it with this token (HTTP 401): accept its licence"),
+        ("", "base model: someone/gated is not here, and the hub was not reached: token and access were not asked"),
+    ],
+)
+def test_the_hub_is_asked_where_it_is_reached_and_else_it_says_that_it_was_not(ward: Path, token: str, says: str) -> None:
+    params = (ward / "params.yaml").read_text().replace("path: base", "path: someone/gated")
+    (ward / "params.yaml").write_text(params)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_port if token else 9  # where nobody listens
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_TOKEN": token or "hf_any", "HF_HOME": str(ward / "hub")}
+        command = [sys.executable, "-c", "from tlora.cli import main; main(['doctor'])"]
+        run = subprocess.run(
+            command, env=os.environ | hub | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
+        server.shutdown()
+    assert says in run.stdout, run.stdout + run.stderr
+    assert run.returncode == (1 if "error" in says else 0)
+    assert "has 11.9 billion weights, too many to train on a CPU" in run.stdout or torch.cuda.is_available()
