@@ -171,7 +171,7 @@ def run_printed(clone: Clone, command: str) -> None:
     """Run a command or a snippet."""
     if command.startswith("from pathlib"):
         clone.run(sys.executable, "-c", command)
-    elif "import " in command.split("\n")[0]:
+    elif command.startswith("import "):
         Path("snippet.py").write_text(command, encoding="utf-8")
         picture = runpy.run_path("snippet.py")["picture"]
         assert picture.size == (64, 64)
