@@ -25,6 +25,7 @@ from tasks.register.mlflow_page import (
 )
 from tasks.register.registration import Registration, leave_registration
 from tasks.registry import versions
+from tasks.registry.held_files import note_code, repair_version
 from tasks.registry.names import CHALLENGER, CHAMPION, registered_name
 from tasks.results.album import parts_of_album
 from tasks.results.evaluation import read_evaluation
@@ -120,7 +121,7 @@ def _show_run(store: Store, facts: RunFacts, since: SinceChampion, grids: Path, 
     """Complete the run of the adapter and return its id."""
     run = runs.find_or_create_run(store, facts.choice.metadata, facts.started)
     run_id = run.info.run_id
-    if run.data.tags.get(SHOWN) == facts.evaluation.digest:
+    if run.data.tags.get(SHOWN) == facts.evaluation.digest and runs.keeps(store, run_id, artifacts):
         return run_id
     points = [point for line in facts.log for point in runs.training_points(line)]
     points += [point for scores in facts.evaluation.checkpoints.values() for point in runs.evaluation_points(scores)]
@@ -147,16 +148,21 @@ def _show_version(
     choice, tags = facts.choice, dict(facts.tags)
     tags |= {"checkpoint": choice.name, "step": str(choice.metadata.step)}
     tags["recommended"] = "true" if facts.evaluation.recommended else "false"
+    served = versions.ServedModel(choice.folder, model, facts.evaluation.setup["drawing"])
     version = versions.find_version(store, name, choice.digest)
-    done = [f"already version {version.version} of {name}"] if version else []
     if version is None:
-        drawing, found_by = facts.evaluation.setup["drawing"], {versions.ADAPTER_DIGEST: choice.digest}
-        version = versions.create_version(store, run_id, choice.folder, model, drawing, tags | found_by)
+        tags_of_it = tags | {versions.ADAPTER_DIGEST: choice.digest}
+        version = versions.create_version(store, run_id, choice.folder, model, served.drawing, tags_of_it)
+        note_code(store, version)
         told = choice.metadata
         versions.introduce_model(store, name, model_introduction(told.concept, told.trigger, told.base))
         done = [f"registered version {version.version} of {name}"]
-    elif version.tags.get(SHOWN) != facts.evaluation.digest:
-        done.append("evaluated anew")
+    else:
+        done = [f"already version {version.version} of {name}"]
+        if damage := repair_version(store, version, served):
+            done.append(f"repaired from {choice.folder}, since {damage}")
+        if version.tags.get(SHOWN) != facts.evaluation.digest:
+            done.append("evaluated anew")
     if version.tags.get(SHOWN) != facts.evaluation.digest:
         store.client.update_model_version(name, version.version, _page(store, facts, since, run_id))
         versions.set_version_tags(store, version, {**tags, SHOWN: facts.evaluation.digest})

@@ -4,8 +4,12 @@ The model is "from code" (`served_model.py`), with no pickle in it; mlflow's own
 """
 
 import importlib.metadata
+import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +45,21 @@ _PACKAGES = (
 )
 
 
+@dataclass(frozen=True)
+class ServedModel:
+    """What a version holds.
+
+    Args:
+        adapter: Folder of the adapter.
+        base: The base model.
+        drawing: How the evaluation drew, as it records it, which is what serving does unless it is told otherwise.
+    """
+
+    adapter: Path
+    base: ModelSpec
+    drawing: Mapping[str, Any]
+
+
 def find_version(store: Store, name: str, adapter_digest: str) -> "ModelVersion | None":
     """Return the version of a model that holds an adapter, or None."""
     wanted = f"name = '{name}' and tags.{ADAPTER_DIGEST} = '{adapter_digest}'"
@@ -64,28 +83,52 @@ def create_version(
     """
     import mlflow
 
-    name, copied = registered_name(base, tags["concept"]), is_copied(base)
-    length = drawing["max_sequence_length"]
-    sample = parse_settings(SampleSettings, {k: v for k, v in drawing.items() if k != "max_sequence_length"}, _DRAWING)
-    packages = (*_PACKAGES, "bitsandbytes") if base.quantisation == "nf4" else _PACKAGES
     end = store.client.get_run(run_id).info.end_time
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # given an example, MLflow would load the whole base model here and draw it
-        warnings.filterwarnings("ignore", r".*An input example was not provided", UserWarning)
+    name, model = registered_name(base, tags["concept"]), ServedModel(adapter, base, drawing)
+    with mlflow.start_run(run_id=run_id), _described(model) as described:
         info = mlflow.pyfunc.log_model(
-            name="adapter",
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"adapter": str(adapter)} | ({"base": base.path} if copied else {}),
-            code_paths=[str(Path(tlora.__file__).parent)],
-            model_config={"serve": _serving(base, sample, copied=copied) | {"max_sequence_length": length}},
-            pip_requirements=[f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in packages],
-            signature=_signature(sample),
-            registered_model_name=name,
-            tags=dict(tags),
-            step=int(tags["step"]),
+            name="adapter", registered_model_name=name, tags=dict(tags), step=int(tags["step"]), **described
         )
     store.client.set_terminated(run_id, "FINISHED", end)  # the run was over long before
     return store.client.get_model_version(name, str(info.registered_model_version))
+
+
+def write_model(folder: Path, model: ServedModel, version: "ModelVersion") -> None:
+    """Write the files of a version that is registered already, as `create_version` would have logged them."""
+    import mlflow
+    from mlflow.models import Model
+
+    logged = str(version.source).removeprefix("models:/") if str(version.source).startswith("models:/") else None
+    with _described(model) as described:
+        mlflow.pyfunc.save_model(folder, mlflow_model=Model(run_id=version.run_id, model_id=logged), **described)
+
+
+@contextmanager
+def _described(model: ServedModel) -> Iterator[dict[str, Any]]:
+    """Yield what MLflow is told of a model; of its folders copies without links, which MLflow would not follow."""
+    length = model.drawing["max_sequence_length"]
+    sample = parse_settings(SampleSettings, {k: v for k, v in model.drawing.items() if k != "max_sequence_length"}, _DRAWING)
+    packages = (*_PACKAGES, "bitsandbytes") if model.base.quantisation == "nf4" else _PACKAGES
+    folders = folders_of(model)
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+        # given an example, MLflow would load the whole base model here and draw it
+        warnings.filterwarnings("ignore", r".*An input example was not provided", UserWarning)
+        copies = {key: Path(temporary) / key / folder.name for key, folder in folders.items()}
+        for key, folder in folders.items():
+            shutil.copytree(folder, copies[key])
+        yield {
+            "python_model": str(Path(__file__).with_name("served_model.py")),
+            "artifacts": {key: str(copy) for key, copy in copies.items()},
+            "code_paths": [str(Path(tlora.__file__).parent)],
+            "model_config": {"serve": _serving(model.base, sample, copied="base" in folders) | {"max_sequence_length": length}},
+            "pip_requirements": [f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in packages],
+            "signature": _signature(sample),
+        }
+
+
+def folders_of(model: ServedModel) -> dict[str, Path]:
+    """Return the folders that a version holds copies of: the adapter's, and the base's where it is small."""
+    return {"adapter": model.adapter} | ({"base": Path(model.base.path)} if is_copied(model.base) else {})
 
 
 def find_alias(store: Store, name: str, alias: str) -> "ModelVersion | None":

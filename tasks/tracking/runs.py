@@ -184,6 +184,12 @@ def log_files(store: Store, run_id: str, files: Mapping[str, Path]) -> None:
             store.client.log_artifact(run_id, str(path), folder)
 
 
+def keeps(store: Store, run_id: str, folders: Iterable[str]) -> bool:
+    """Whether a run keeps artifacts in all of these folders."""
+    present = {file.path for file in store.client.list_artifacts(run_id)}
+    return {Path(folder).parts[0] for folder in folders} <= present
+
+
 def fetch_folder(store: Store, run_id: str, folder: str, into: Path) -> Path | None:
     """Copy a folder that a run keeps, and return where; None if it keeps none of that name."""
     if not any(file.path == folder and file.is_dir for file in store.client.list_artifacts(run_id)):

@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from tasks.running.loopback import loopback_without_proxy
 from tasks.running.state_folder import repository_root, state_folder
 from tasks.running.telemetry import telemetry_off
+from tasks.tracking.moved_store import ARTIFACTS, follow_the_store, missing_artifacts
 from tlora.errors import TloraError
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ def open_store() -> Store:
             logging.getLogger(name).setLevel(logging.WARNING)
         uri = store_uri()
         with _one_process_at_a_time():
+            if uri.startswith(_SQLITE):
+                _say(follow_the_store(Path(uri.removeprefix(_SQLITE)), _experiment_name()))
             mlflow.set_tracking_uri(uri)
             client = mlflow.MlflowClient()
             return Store(uri, _find_or_create_experiment(client, uri), client)
@@ -138,7 +142,7 @@ def _one_process_at_a_time() -> Iterator[None]:
 
 
 def _find_or_create_experiment(client: "MlflowClient", uri: str) -> str:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    name = _experiment_name()
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return client.create_experiment(name, artifact_location=_artifact_location(uri))
@@ -147,13 +151,23 @@ def _find_or_create_experiment(client: "MlflowClient", uri: str) -> str:
             f"MLflow store {public_uri(uri)}: experiment {name!r} is deleted:"
             f" bring it back with 'mlflow experiments restore -x {experiment.experiment_id}'"
         )
+    _say(missing_artifacts(experiment.artifact_location))
     return experiment.experiment_id
+
+
+def _experiment_name() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def _say(line: str) -> None:
+    if line:
+        print(f"tracking: {line}", file=sys.stderr, flush=True)
 
 
 def _artifact_location(uri: str) -> str | None:
     """Return a folder beside the database; left to MLflow, it would be whatever folder the process stands in."""
     if uri.startswith(_SQLITE):
-        return (Path(uri.removeprefix(_SQLITE)).absolute().parent / "mlartifacts").as_uri()
+        return (Path(uri.removeprefix(_SQLITE)).absolute().parent / ARTIFACTS).as_uri()
     if re.match(r"(postgresql|mysql|mssql)", uri):
-        return (repository_root() / "mlartifacts").as_uri()
+        return (repository_root() / ARTIFACTS).as_uri()
     return None  # a server has its own
