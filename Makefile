@@ -15,16 +15,20 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup pull demo new fix restore serve check plan promote rollback prune test pocket pocket-gpu compare
+.PHONY: moved help setup pull demo new fix restore serve check plan promote rollback prune test pocket pocket-gpu compare
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup: .venv/.installed ## make .venv with the exact versions of constraints.txt
 
-.venv/.installed: pyproject.toml constraints.txt
+# The commands of a .venv name the folder that it was made in: in a tree that was moved or copied none of them starts.
+MOVED := $(shell [ ! -e .venv/bin/pip ] || grep -qF "$(CURDIR)/.venv" .venv/bin/pip || echo moved)
+
+.venv/.installed: pyproject.toml constraints.txt $(MOVED)
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11, or make PYTHON=/path/to/it" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	@[[ -z "$(MOVED)" ]] || echo "this tree was moved or copied: .venv is made again"
+	$(PYTHON) -m venv $(if $(MOVED),--clear) .venv
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

@@ -40,6 +40,7 @@ cache_latents: {resolution: 512, center_crop: true, random_flip: false, views_pe
 cache_prompts: {max_sequence_length: 77}
 """
 CONCEPT = "name: bench\ntrigger: matbrk\nprompts: [a matbrk wall]\n"
+STAGE = "from tasks.running.cli import run_stage; from tasks.validate.stage import validate; run_stage(validate)"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -126,7 +127,7 @@ def validate(work: Path, *, watched: bool = False) -> float:
     """Run the stage in a process of its own, and return its peak memory in MB if it is watched, which slows it down."""
     folders = ["--data", "data/images", "--concept", "concept.yaml", "--manifest", "manifest", "--report", "report"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tasks.validate", *folders]
+    command = [sys.executable, "-c", STAGE, *folders]
     with (
         subprocess.Popen(command, cwd=work, env=environment, stdout=subprocess.DEVNULL) as process,
         peak_memory(process) if watched else nullcontext([0.0]) as peaks,

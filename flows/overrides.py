@@ -4,11 +4,10 @@ Comments stay, so that a branch that is merged later shows the changed values al
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from tasks.running.cli import SETTINGS, read_params
+from tasks.running.cli import read_params
 from tlora.errors import SettingsError
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import nearest, parse_settings
@@ -56,25 +55,11 @@ def check_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> None
     changed = {section: dict(values) for section, values in params.items() if isinstance(values, Mapping)}
     for (section, key), value in parse_overrides(overrides, params).items():
         changed[section][key] = value
-    for section, kind in _section_types().items():
+    from tasks.check_settings import section_types  # it knows every stage: only runs with overrides wait for that
+
+    for section, kind in section_types().items():
         if any(override.strip().startswith(f"{section}.") for override in overrides):
             parse_settings(kind, changed[section], f"overrides: {section}")
-
-
-def _section_types() -> dict[str, type]:
-    """Return what sections are read as. They are imported here: only runs with overrides wait for that."""
-    from tasks.cache_latents import cache_latents
-    from tasks.cache_prompts import cache_prompts
-    from tasks.evaluate.stage import evaluate
-    from tasks.registry.verdict import PromoteSettings
-    from tasks.train.stage import train
-    from tasks.validate.stage import validate
-
-    found: dict[str, type] = {"promote": PromoteSettings}
-    for stage in (validate, cache_prompts, cache_latents, train, evaluate):
-        kinds = {name: kind for name, kind in get_type_hints(stage).items() if isinstance(kind, type) and is_dataclass(kind)}
-        found |= {stage.__name__ if name == SETTINGS else name: kind for name, kind in kinds.items()}
-    return found
 
 
 def apply_overrides(file: Path, overrides: Sequence[str]) -> None:

@@ -29,8 +29,9 @@ from flows.progress import ProgressArtifact
 from flows.run_page import data_report, run_report
 from flows.secrets import stage_secrets
 from flows.stages import Outcome, StageRun
-from flows.worktree import own_tree, remove_branch
+from flows.worktree import PARAMS, own_tree, remove_branch
 from tasks.dvc_command import run_dvc
+from tasks.running.all_settings import CHECKED, require_all_settings
 from tlora.errors import TloraError
 
 SUCCESSES: tuple[Outcome, ...] = ("Completed", "Skipped", "Restored")
@@ -90,6 +91,8 @@ def _run_stages(timeout_seconds: float | None) -> list[StageRun]:
         end_with_parent()  # a run that goes on without its worker cannot be cancelled any more, and holds the card
     dot = run_dvc("dag", "--dot")
     order, needed = stages.order_graph(dot), needed_stages(stages.read_graph(dot), read_status())
+    if set(order) >= CHECKED and needed & CHECKED:
+        require_all_settings(PARAMS)
     runs: list[StageRun] = []
     for stage in order:
         started = time.monotonic()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from flows.stages import order_graph, read_graph
 from flows.worktree import git
 from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
+from tasks.running.all_settings import CHECKED, require_all_settings
 from tasks.running.cli import read_params
 from tasks.running.state_folder import remembered_seconds
 from tlora.errors import TloraError
@@ -259,6 +260,19 @@ def main() -> int:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f"\n{summary_of(plan)}")
+    return _refusal(plan)
+
+
+def _refusal(plan: Sequence[Planned]) -> int:
+    """Say what a stage that may run would refuse by its settings; return an exit status."""
+    busy = {each.stage for each in plan if each.what != "up to date"}
+    if not (busy & CHECKED and {each.stage for each in plan} >= CHECKED):
+        return 0
+    try:
+        require_all_settings(PARAMS)
+    except TloraError as error:
+        print(f"plan: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

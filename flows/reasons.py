@@ -14,6 +14,7 @@ from flows.plan import changes, is_code, read_status, settings_in
 from flows.worktree import git
 from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
 from tasks.registry.names import CHALLENGER, CHAMPION
+from tasks.registry.settings import RetrainSettings as RetrainSettings
 from tasks.registry.versions import find_alias
 from tasks.running.cli import read_params, read_section
 from tasks.running.state_folder import state_folder
@@ -30,29 +31,6 @@ if TYPE_CHECKING:
 PARAMS, DATA = Path("params.yaml"), Path("data.dvc")
 SECTIONS = ("model", "train")  # those that a run's parameters hold
 MOST_NAMED = 5
-
-
-@dataclass(frozen=True)
-class RetrainSettings:
-    """Section `retrain`: where new data comes from, what else is a reason, and what is done with the result.
-
-    Args:
-        on_code_change: Whether changed code alone is a reason.
-        git_remote: Fetched and fast-forwarded to before looking; empty for never.
-        git_branch: Of that remote.
-        update_import: Whether data.dvc, where it is an import, is brought up to date with where it comes from.
-        commit: Whether the lock, data.dvc and the metrics are committed afterwards.
-        push: Whether what DVC holds is pushed to its default remote afterwards, and the commit to the git remote.
-        keep_days: How long what nothing points at is kept, for `make prune`.
-    """
-
-    on_code_change: bool = False
-    git_remote: str = ""
-    git_branch: str = "main"
-    update_import: bool = False
-    commit: bool = False
-    push: bool = False
-    keep_days: float = 30.0
 
 
 @dataclass(frozen=True)

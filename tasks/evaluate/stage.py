@@ -6,7 +6,6 @@ is drawn, measured and written, and the stage then fails with the reason, so tha
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +39,7 @@ from tlora.pictures.manifest import read_manifest
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.device_lock import hold_device
 from tlora.runtime.progress import Progress
+from tlora.runtime.ranges import MOST_PICTURES, require_seed, require_strength, require_whole
 from tlora.sampling import Painter, SampleSettings
 
 
@@ -78,14 +78,13 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if self.seeds < 2:
             raise ValueError(f"seeds must be at least 2 (diversity compares them), got {self.seeds}")
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        require_whole("batch", self.batch)
         if self.full_frame_prompts < 0:
             raise ValueError(f"full_frame_prompts must not be negative, got {self.full_frame_prompts}")
-        if not 0 <= self.first_seed < 2**63:
-            raise ValueError(f"first_seed must be in 0..2**63 - 1, got {self.first_seed}")
-        if not all(map(math.isfinite, self.scales)):
-            raise ValueError(f"scales must be finite, got {list(self.scales)}")
+        require_seed("first_seed", self.first_seed)
+        require_whole("seeds", self.seeds, most=MOST_PICTURES)
+        for scale in self.scales:
+            require_strength("scales", scale)
 
     @property
     def all_seeds(self) -> range:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from tlora.errors import TloraError
 
+MOST_MINUTES = 1_000_000  # that somebody is waited for: two years
+
 
 class PromotionError(TloraError):
     """There is nothing to promote or to roll back to."""
@@ -35,6 +37,8 @@ class PromoteSettings:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.approval_minutes > 0:
             raise ValueError(f"approval_minutes must be above 0, got {self.approval_minutes}")
+        if self.approval_minutes > MOST_MINUTES:
+            raise ValueError(f"approval_minutes must be at most {MOST_MINUTES}, got {self.approval_minutes}")
 
     @property
     def margins(self) -> dict[str, float]:

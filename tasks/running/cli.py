@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
 
+from tasks.running.all_settings import require_all_settings
 from tasks.running.loopback import loopback_without_proxy
 from tasks.running.state_folder import exit_file, remember_seconds, repository_root
 from tasks.running.telemetry import telemetry_off
@@ -32,12 +33,13 @@ BAD_INPUT = 2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) -> None:
+def run_stage(stage: Callable[..., None], arguments: list[str] | None = None, *, check: bool = False) -> None:
     """Run a stage as a command and exit.
 
     Args:
         stage: The stage function; its name is the name of its section.
         arguments: Command line, by default the process's own.
+        check: First refuse what any later stage would refuse by its settings.
     """
     name = stage.__name__
     telemetry_off()
@@ -45,7 +47,10 @@ def run_stage(stage: Callable[..., None], arguments: list[str] | None = None) ->
     _on_signal(_stop)
     started = time.monotonic()
     try:
-        stage(**_read_arguments(stage, arguments))
+        params, options = _read_arguments(stage, arguments)
+        if check:
+            require_all_settings(params)
+        stage(**options)
         code, reason = 0, ""
     except Preempted as stop:
         code, reason = PREEMPTED, str(stop)
@@ -96,7 +101,7 @@ def named_section(section: str) -> Iterator[None]:
         raise SettingsError(f"params.yaml: {section}: {error}") from error
 
 
-def _read_arguments(stage: Callable[..., None], arguments: list[str] | None) -> dict[str, Any]:
+def _read_arguments(stage: Callable[..., None], arguments: list[str] | None) -> tuple[Path, dict[str, Any]]:
     parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage.__name__}", description=inspect.getdoc(stage))
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="hyperparameters, a section per stage")
     hints, parameters = get_type_hints(stage), inspect.signature(stage).parameters
@@ -110,7 +115,7 @@ def _read_arguments(stage: Callable[..., None], arguments: list[str] | None) -> 
             section = stage.__name__ if parameter.name == SETTINGS else parameter.name
             given = read_section(params, section)
             options[parameter.name] = parse_settings(hints[parameter.name], given, f"{params}: {section}")
-    return options
+    return params, options
 
 
 def _add_option(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: type) -> None:

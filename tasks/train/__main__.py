@@ -4,4 +4,4 @@ from tasks.running.cli import run_stage
 from tasks.train.stage import train
 
 if __name__ == "__main__":
-    run_stage(train)
+    run_stage(train, check=True)

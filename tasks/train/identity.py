@@ -14,7 +14,8 @@ from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import AdapterMetadata
 from tlora.metadata.concept import read_concept
 from tlora.metadata.digests import code_digest, digest_of, params_digest
-from tlora.training.settings import TrainingSettings
+from tlora.runtime.ranges import require_whole
+from tlora.training.settings import TrainingSettings, require_checkpointing
 
 SHAPES_NOTHING = ("preview", "state_steps", "keep_states")
 STAGE = "tasks.train.__main__"  # what runs; the package itself is an empty file
@@ -45,19 +46,9 @@ class TrainSettings:
     keep_states: int = 2
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("checkpointing_steps", self.checkpointing_steps),
-            ("state_steps", self.state_steps),
-            ("keep_states", self.keep_states),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        steps = self.training.loop.max_train_steps
-        if self.checkpointing_steps > steps:
-            raise ValueError(
-                f"checkpointing_steps ({self.checkpointing_steps}) is more than max_train_steps ({steps}):"
-                " there would be no checkpoint to choose from"
-            )
+        require_checkpointing(self.checkpointing_steps, self.training.loop.max_train_steps)
+        require_whole("state_steps", self.state_steps)
+        require_whole("keep_states", self.keep_states)
 
     @property
     def guarded_step(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tlora.flux.model import load_scheduler, load_vae
 from tlora.flux.spec import ModelSpec
+from tlora.runtime.ranges import MOST_STEPS, require_whole
 from tlora.sampling import Painter, SampleSettings, draw_pictures
 
 PREVIEW_SEED = 0
@@ -27,20 +28,31 @@ class PreviewSettings:
         num_inference_steps: Denoising steps of a preview; ranks that so many steps never use are warned about.
         guard_step: Step at which the adapter's effect is checked; 0 checks nothing. In the warm-up it waits for its end.
         max_relative_change: Largest update of any kind of layer, as a share of its weight, that is believed.
+        min_relative_change: Least one, of the kind of layer that changed most: below it, nothing is being learnt.
     """
 
     preview_every: int = 0
     num_inference_steps: int = 25
     guard_step: int = 50
     max_relative_change: float = 1.0
+    min_relative_change: float = 1e-5
+
+    @property
+    def believed(self) -> tuple[float, float]:
+        """Between which relative changes the adapter is taken to be learning."""
+        return self.min_relative_change, self.max_relative_change
 
     def __post_init__(self) -> None:
         if self.preview_every < 0 or self.guard_step < 0:
             raise ValueError("preview_every and guard_step must not be negative")
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        require_whole("num_inference_steps", self.num_inference_steps, most=MOST_STEPS)
         if self.max_relative_change <= 0:
             raise ValueError(f"max_relative_change must be positive, got {self.max_relative_change}")
+        if not 0 <= self.min_relative_change < self.max_relative_change:
+            raise ValueError(
+                "need 0 <= min_relative_change < max_relative_change,"
+                f" got {self.min_relative_change} and {self.max_relative_change}"
+            )
 
 
 def draw_preview(

@@ -124,7 +124,7 @@ class _Watch:
         if step != self.settings.guarded_step:
             return
         change = relative_change(self.training.transformer)
-        line = check_effect(change, step, self.settings.preview.max_relative_change)  # before anything is drawn with it
+        line = check_effect(change, step, self.settings.preview.believed)  # before anything is drawn with it
         drawn = self._draw(step)
         _say(f"{line}; a picture differs from the base's by {drawn[1]:.3f} of full scale" if drawn else line)
 

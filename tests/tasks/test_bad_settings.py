@@ -17,6 +17,7 @@ from tasks.train.stage import train
 from tasks.validate.stage import validate
 from tests.tasks.stage_commands import options_of
 from tests.tiny_flux import tiny_pipeline_folder
+from tlora.runtime.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 STAGES: dict[str, Callable[..., None]] = {s.__name__: s for s in (validate, cache_prompts, cache_latents, train, evaluate)}
@@ -58,18 +59,24 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "train: {num_inference_steps: 0}": "num_inference_steps must be at least 1, got 0",
     "train: {preview_every: -1}": "preview_every and guard_step must not be negative",
     "train: {guard_step: -1}": "preview_every and guard_step must not be negative",
+    "train: {min_relative_change: 2}": "need 0 <= min_relative_change < max_relative_change, got 2.0 and 1.0",
+    "train: {learning_rate: 1e3}": "learning_rate 1000 is more than adamw can learn with: at most 1",
+    "train: {learning_rate: 5e-5, optimizer: prodigy}": (
+        "learning_rate 5e-05 is an AdamW's, and prodigy multiplies a rate that it finds itself by it: set it to 1.0"
+    ),
+    "evaluate: {min_gain: 2}": "min_gain must be in 0..1, got 2.0",
     "train: {max_relative_change: 0}": "max_relative_change must be positive, got 0.0",
     "train: {state_steps: 0}": "state_steps must be at least 1, got 0",
     "train: {keep_states: 0}": "keep_states must be at least 1, got 0",
     "evaluate: {full_frame_prompts: -1}": "full_frame_prompts must not be negative, got -1",
     "evaluate: {width: 30}": "width and height must be multiples of 4, got 30 x 64",
-    "evaluate: {height: 0}": "width and height must be multiples of 4, got 64 x 0",
+    "evaluate: {height: 0}": "height must be at least 1, got 0",
     "evaluate: {num_inference_steps: 0}": "num_inference_steps must be at least 1, got 0",
-    "evaluate: {guidance_scale: .inf}": "lora_scale and guidance_scale must be finite",
-    "evaluate: {lora_scale: -.inf}": "lora_scale and guidance_scale must be finite",
+    "evaluate: {guidance_scale: .inf}": "guidance_scale must be in 0..1000, got inf",
+    "evaluate: {lora_scale: -.inf}": "lora_scale must be in -1000..1000, got -inf",
     "evaluate: {seeds: 1}": "seeds must be at least 2 (diversity compares them), got 1",
     "evaluate: {first_seed: -1}": "first_seed must be in 0..2**63 - 1, got -1",
-    "evaluate: {scales: [.inf]}": "scales must be finite, got [inf]",
+    "evaluate: {scales: [.inf]}": "scales must be in -1000..1000, got inf",
     "evaluate: {batch: 0}": "batch must be at least 1, got 0",
     "evaluate: {loss_sigmas: []}": "loss_sigmas must be noise levels between 0 and 1, at least one, got []",
     "evaluate: {loss_noises: 0}": "need loss_noises and loss_pictures of at least 1, got 0 and 16",
@@ -82,7 +89,7 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "train: {optimizer: sgd}": ".optimizer: must be one of adamw, adamw8bit, prodigy, got 'sgd'",
     "train: {lr_schedule: step}": ".lr_schedule: must be one of constant, cosine, linear, got 'step'",
     "train: {mixed_precision: fp8}": ".mixed_precision: must be one of no, bf16, got 'fp8'",
-    "train: {mixed_precision: no}": ".mixed_precision: must be one of no, bf16, got False",
+    "train: {mixed_precision: false}": ".mixed_precision: must be one of no, bf16, got False",
     "train: {trainer_type: loha}": ".trainer_type: must be one of lora, ortho_lora, got 'loha'",
     "train: {target_modules: [to_qq]}": "target_modules: 'to_qq' matches no Linear of the blocks, did you mean 'to_q'?",
     "train: {target_modules: [x_embedder]}": f"target_modules: 'x_embedder' is x_embedder, {OUTSIDE}",
@@ -126,7 +133,7 @@ def test_a_setting_that_cannot_work_is_one_line_before_a_weight_is_loaded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ((section, changes),) = yaml.safe_load(written).items()
+    ((section, changes),) = parse_yaml(written).items()
     params = yaml.safe_load((ROOT / "params/pocket.yaml").read_text())
     params["model"]["path"] = str(weightless)
     params[section] |= changes
@@ -162,5 +169,5 @@ def test_every_number_of_the_stages_is_among_those_that_are_refused() -> None:
         for key, value in params[section].items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
-    refused = {(section, key) for text in LINES for section, changes in yaml.safe_load(text).items() for key in changes}
+    refused = {(section, key) for text in LINES for section, changes in parse_yaml(text).items() for key in changes}
     assert numbers - refused == set()

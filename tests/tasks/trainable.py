@@ -42,6 +42,7 @@ def make_trainable(folder: Path, **changes: Any) -> Path:
     tiny_pipeline_folder(folder / "base")
     params = yaml.safe_load((ROOT / "params/pocket.yaml").read_text())
     params["model"]["path"] = "base"
+    params["evaluate"]["evaluator"] = "openai/clip-vit-base-patch32"  # on the hub, and never asked for
     params["train"] |= CHANGES | changes
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "concept.yaml").write_text("name: brick\ntrigger: matbrk\nheld_out: [b.png]\nprompts: [a matbrk wall]\n")

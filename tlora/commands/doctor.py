@@ -7,6 +7,7 @@ import argparse
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tlora.training.memory_advice import Keys, MemoryPlan
     from tlora.training.settings import TrainingSettings
 
+MOST_GB = 1e6
 OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 LARGEST_ON_CPU = 1e9  # weights of a base that a CPU trains in less than weeks
@@ -63,8 +65,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print a line for every check and exit with 1 if one failed."""
     prepare(options)
-    if options.card is not None and options.card <= 0:
-        raise SettingsError(f"--card must be positive, got {options.card:g}")
+    if options.card is not None and not 0 < options.card < MOST_GB:
+        raise SettingsError(f"--card must be positive{' and below a million' * (options.card > 0)}, got {options.card:g}")
     subject = _from_flat(options.config) if options.config else _from_params(options.params)
     failed = False
     for check in (_versions, _base, _device, _disk, _data, _memory, partial(_preset, card=options.card), _time):
@@ -75,6 +77,7 @@ def run(options: argparse.Namespace) -> None:
             failed = True
             say(f"error: {error}")
     if not options.config:
+        failed = failed or not _say_of_all_stages(options.params)
         say("servers: not looked at; 'make check' says whether scheduler, workers, MLflow and the DVC remote do their work")
     if failed:
         sys.exit(1)
@@ -130,6 +133,15 @@ def _from_flat(path: Path) -> _Subject:
 
 def _versions(_subject: _Subject) -> Iterator[str]:
     yield f"versions: {', '.join(f'{name} {version(name)}' for name in _PACKAGES)}"
+
+
+def _say_of_all_stages(params: Path) -> bool:
+    """Ask the pipeline itself whether a stage of it would refuse what is set; say so, and return whether none would."""
+    command = [sys.executable, "-m", "tasks.check_settings", "--params", str(params)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = (answer.stderr or answer.stdout).strip().splitlines() or [f"{params}: cannot be checked"]
+    say(said[-1].replace("settings: error: ", "error: "))
+    return answer.returncode == 0
 
 
 def _base(subject: _Subject) -> Iterator[str]:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from tlora.errors import SettingsError
+from tlora.runtime.ranges import LARGEST_SIDE, MOST_STEPS, require_whole
 
 FORMATS = ("diffusers", "kohya", "authors", "bands")
 _OF_BANDS = ("steps", "width", "height", "base", "max_bands")
@@ -50,9 +51,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _bands(options: argparse.Namespace) -> None:
-    for name in ("steps", "width", "height"):
-        if getattr(options, name) is None or getattr(options, name) < 1:
+    for name, most in (("steps", MOST_STEPS), ("width", LARGEST_SIDE), ("height", LARGEST_SIDE), ("max_bands", MOST_STEPS)):
+        given = getattr(options, name)
+        if given is None and name != "max_bands":
             raise SettingsError(f"bands are cut for one sampler: give --{name}, at least 1")
+        try:
+            require_whole(f"--{name.replace('_', '-')}", 1 if given is None else given, most=most)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
     from tlora.exchange.layers import read_layers
     from tlora.exchange.rank_bands import Sampler, write_bands
     from tlora.flux.model import image_tokens_of, load_scheduler

@@ -11,11 +11,12 @@ from tlora.errors import SettingsError
 from tlora.flux.noise import NoiseSettings
 from tlora.flux.spec import ModelSpec, Quantisation
 from tlora.metadata.config import TLoRAConfig
+from tlora.pictures.tokens import TextSettings
 from tlora.pictures.views import ViewSettings
 from tlora.runtime.settings import parse_settings, read_mapping
 from tlora.sampling import SampleSettings
 from tlora.training.optimizer import OptimizerSettings
-from tlora.training.settings import LoopSettings, TrainingSettings
+from tlora.training.settings import LoopSettings, TrainingSettings, require_checkpointing
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def read_flat_config(path: Path) -> FlatConfig:
     given = read_mapping(path, "a mapping of keys to values", "; configs/flux_tlora_material.yaml is one to copy")
     config = parse_settings(FlatConfig, given, str(path), complete=False)
     try:
-        config.training(), config.views(), config.sample()
+        config.training(), config.views(), config.sample(), TextSettings(config.max_sequence_length)
+        require_checkpointing(config.checkpointing_steps, config.max_train_steps)
     except ValueError as error:
         raise SettingsError(f"{path}: {error}") from error
     return config

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from tlora.commands.config_options import add_config_options, prepare, read_config, say
 from tlora.errors import SettingsError
 from tlora.flux.spec import ModelSpec
+from tlora.runtime.ranges import MOST_PICTURES, MOST_STEPS, require_seed, require_strength, require_whole
 
 if TYPE_CHECKING:
     from tlora.commands.flat_config import FlatConfig
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from tlora.sampling import SampleSettings
 
 STANDARD_INPUT = Path("-")
+_OPTION = re.compile(r"\s--[a-z]{1,2} \S+")  # such as --w 512, --h 512, --d 7, --s 20, --g 3.5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +80,27 @@ def _require_options(options: argparse.Namespace) -> None:
     missing = [f"--{name}" for name in ("config", "lora_path", "outdir") if getattr(options, name) is None]
     if missing:
         raise SettingsError(f"{', '.join(missing)} missing (only --like does without)")
-    for name in ("num", "batch"):
-        if getattr(options, name) < 1:
-            raise SettingsError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    try:
+        _require_numbers(options)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     if len(options.lora_scale) not in (1, len(options.lora_path)):
         raise SettingsError(f"--lora_scale: one for all adapters or one for each of {len(options.lora_path)}")
+
+
+def _require_numbers(options: argparse.Namespace) -> None:
+    require_whole("--num", options.num, most=MOST_PICTURES)
+    require_whole("--batch", options.batch, most=MOST_PICTURES)
+    if options.seed is not None:
+        require_seed("--seed", options.seed)
+        require_seed("--seed, and those of the pictures after it,", options.seed + options.num - 1)
+    if options.steps is not None:
+        require_whole("--steps", options.steps, most=MOST_STEPS)
+    if options.guidance is not None:
+        require_strength("--guidance", options.guidance, least=0.0)
+    for name in ("lora_scale", "ab_scales"):
+        for scale in getattr(options, name):
+            require_strength(f"--{name}", scale)
 
 
 def _setup(config: "FlatConfig", options: argparse.Namespace) -> "DrawingSetup":
@@ -173,7 +192,13 @@ def _prompts(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _lines(lines: list[str], where: str) -> tuple[str, ...]:
-    prompts = tuple(line.strip() for line in lines if line.strip())
+    prompts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    for prompt in prompts:
+        if option := _OPTION.search(prompt):
+            raise SettingsError(
+                f"{where}: {option[0].strip()!r} is an option of another tool's prompt files, and would be drawn as text:"
+                " take it out; the size is the configuration's, and --seed, --steps and --guidance are said on the command line"
+            )
     if not prompts:
         raise SettingsError(f"{where}: holds no prompt: one a line")
     return prompts

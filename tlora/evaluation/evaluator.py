@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
@@ -89,10 +90,30 @@ def embed_texts(evaluator: Evaluator, texts: Sequence[str]) -> Float[Tensor, "te
     return _unit(_tensor(features))
 
 
+def require_evaluator(path: str, revision: str, setting: str) -> None:
+    """Check that an evaluator can be had, before anything is loaded.
+
+    Args:
+        path: Folder or hub name.
+        revision: Its commit on the hub; empty for a folder.
+        setting: Its key in params.yaml, for the message.
+
+    Raises:
+        ModelError: If there is no such folder, or it is on the hub, not on this machine, and the hub may not be asked.
+    """
+    if Path(path).exists():
+        if not (Path(path) / "config.json").is_file():
+            raise ModelError(f"{path}: no evaluator there (config.json is missing): check {setting} in params.yaml")
+        return
+    if path.count("/") != 1 or Path(path).parent.is_dir():
+        raise ModelError(f"{path}: no evaluator there: check {setting} in params.yaml, or 'dvc pull -r shipped'")
+    if is_offline_mode() and not isinstance(try_to_load_from_cache(path, "config.json", revision=revision or None), str):
+        raise ModelError(f"{path}: not on this machine, and HF_HUB_OFFLINE is set: unset it, or name a folder in {setting}")
+
+
 def _load(parts: Sequence[Any], path: str, revision: str, setting: str) -> list[Any]:
     """Load the parts of an evaluator, a model first; transformers itself would fill what a file lacks with random weights."""
-    if not Path(path).exists() and (path.count("/") != 1 or Path(path).parent.is_dir()):
-        raise ModelError(f"{path}: no evaluator there: check {setting} in params.yaml, or 'dvc pull -r shipped'")
+    require_evaluator(path, revision, setting)
     kind, chosen = parts[0], revision or "main"
     try:
         found = PreTrainedConfig.get_config_dict(path, revision=chosen)[0].get("model_type")

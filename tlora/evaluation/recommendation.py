@@ -20,6 +20,7 @@ class SelectionSettings:
     """The rule.
 
     Args:
+        min_gain: Least mean fidelity gained over the base; a smaller one cannot be seen, however certain it is.
         min_diversity_ratio: Least diversity across seeds, as a share of the base's; below it, a checkpoint has collapsed.
         max_copied: Largest share of pictures that may be copies of training pictures, beyond the base's share.
         max_loss_gap: How much more of the loss may be gone on training pictures than on held-out ones, as a share of it.
@@ -30,8 +31,11 @@ class SelectionSettings:
     max_copied: float = 0.25
     max_loss_gap: float = 0.3
     prompt_weight: float = 1.0
+    min_gain: float = 0.02
 
     def __post_init__(self) -> None:
+        if not 0 <= self.min_gain <= 1:
+            raise ValueError(f"min_gain must be in 0..1, got {self.min_gain}")
         for name in ("min_diversity_ratio", "max_copied", "max_loss_gap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
@@ -84,6 +88,8 @@ def objections(candidate: Candidate, settings: SelectionSettings) -> list[str]:
     gain, found = bootstrap_interval(candidate.fidelity), []
     if not gain.low > 0:
         found.append(f"not clearly above the base: {_gained(gain)}")
+    elif gain.mean < settings.min_gain:
+        found.append(f"too little to be seen: {_gained(gain)}, {settings.min_gain:g} needed")
     if candidate.diversity_ratio < settings.min_diversity_ratio:
         needed = f"{settings.min_diversity_ratio:g} needed"
         found.append(f"collapsed: diversity across seeds is {candidate.diversity_ratio:.2f} of the base's, {needed}")

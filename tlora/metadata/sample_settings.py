@@ -1,8 +1,9 @@
 """How pictures are drawn, without torch: what an evaluation records and a served model is told."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
+
+from tlora.runtime.ranges import LARGEST_SIDE, MOST_STEPS, require_strength, require_whole
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class SampleSettings:
     tileable: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
-        if not math.isfinite(self.lora_scale) or not math.isfinite(self.guidance_scale):
-            raise ValueError("lora_scale and guidance_scale must be finite")
+        require_whole("num_inference_steps", self.num_inference_steps, most=MOST_STEPS)
+        require_whole("width", self.width, most=LARGEST_SIDE)
+        require_whole("height", self.height, most=LARGEST_SIDE)
+        require_strength("lora_scale", self.lora_scale)
+        require_strength("guidance_scale", self.guidance_scale, least=0.0)

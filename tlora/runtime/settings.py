@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tlora.errors import SettingsError
+from tlora.runtime.ranges import require_finite
 from tlora.runtime.yaml_text import NotYamlError, parse_yaml
 
 T = TypeVar("T")
@@ -92,7 +93,10 @@ def _build(cls: type[T], given: Mapping[str, Any], where: str) -> T:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise SettingsError(f"{where}: missing key {field.name!r}")
     try:
-        return cls(**values)
+        built = cls(**values)
+        for name, value in values.items():
+            require_finite(name, value)
+        return built
     except ValueError as error:
         raise SettingsError(f"{where}: {error}") from error
 

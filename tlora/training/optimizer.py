@@ -1,5 +1,6 @@
 """Optimizers from well-kept libraries, learning-rate schedules as plain functions of the step, and their state as tensors."""
 
+import importlib.util
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from tlora.errors import SettingsError
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
 _NESTED = "/"
+RATES = {"adamw": (0.0, 1.0), "adamw8bit": (0.0, 1.0), "prodigy": (0.1, 10.0)}  # usual: 1e-5 to 1e-2, and 1 for prodigy
+_PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 LR_SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -51,6 +54,7 @@ class OptimizerSettings:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
         if not (0 < self.learning_rate < math.inf):
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        _require_rate_of(self.optimizer, self.learning_rate)
         for name, beta in (("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {beta}")
@@ -63,6 +67,28 @@ class OptimizerSettings:
                 raise ValueError(f"{name} must not be negative, got {amount}")
         if not (0 < self.adam_epsilon < math.inf):
             raise ValueError(f"adam_epsilon must be positive, got {self.adam_epsilon}")
+
+
+def _require_rate_of(optimizer: str, rate: float) -> None:
+    """Refuse another optimizer's rate: each would end without an error and with nothing learnt, or with noise."""
+    least, most = RATES[optimizer]
+    if rate < least:
+        raise ValueError(
+            f"learning_rate {rate:g} is an AdamW's, and {optimizer} multiplies a rate that it finds itself by it: set it to 1.0"
+        )
+    if rate > most:
+        raise ValueError(f"learning_rate {rate:g} is more than {optimizer} can learn with: at most {most:g}")
+
+
+def require_optimizer(settings: OptimizerSettings) -> None:
+    """Check that the optimizer's library is installed, without importing it.
+
+    Raises:
+        SettingsError: Naming the package.
+    """
+    package = _PACKAGES.get(settings.optimizer)
+    if package and importlib.util.find_spec(package) is None:
+        raise SettingsError(f"optimizer {settings.optimizer!r} needs the package {package}: pip install 'flux-tlora[optimizers]'")
 
 
 def build_optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tlora.flux.noise import NoiseSettings
 from tlora.metadata.config import TLoRAConfig
+from tlora.runtime.ranges import require_seed, require_whole
 from tlora.training.optimizer import OptimizerSettings
 
 
@@ -40,14 +41,12 @@ class LoopSettings:
             ("train_batch_size", self.train_batch_size),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            require_whole(name, value)
         if self.gradient_checkpointing < 0:
             raise ValueError(
                 f"gradient_checkpointing must be true, false or a number of blocks, got {self.gradient_checkpointing}"
             )
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be in 0..2**63 - 1, got {self.seed}")
+        require_seed("seed", self.seed)
         for name, share in (("caption_dropout", self.caption_dropout), ("ema_decay", self.ema_decay)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {share}")
@@ -56,6 +55,19 @@ class LoopSettings:
     def recompute_every(self) -> int:
         """Of how many blocks one is recomputed in backward; 0: none is."""
         return int(self.gradient_checkpointing)
+
+
+def require_checkpointing(every: int, steps: int) -> None:
+    """Refuse steps between checkpoints that leave none to choose from.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    require_whole("checkpointing_steps", every)
+    if every > steps:
+        raise ValueError(
+            f"checkpointing_steps ({every}) is more than max_train_steps ({steps}): there would be no checkpoint to choose from"
+        )
 
 
 @dataclass(frozen=True)

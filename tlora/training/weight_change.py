@@ -37,17 +37,18 @@ def _kind(name: str) -> str:
     return name.split(".", 2)[2]
 
 
-def check_effect(change: Mapping[str, float], step: int, limit: float) -> str:
+def check_effect(change: Mapping[str, float], step: int, believed: tuple[float, float]) -> str:
     """Return a line about the adapter's effect on the weights so far.
 
     Args:
         change: Relative change of the weights by kind of layer; empty where all are quantised and none can be measured.
         step: When it was measured.
-        limit: `max_relative_change`.
+        believed: `min_relative_change` and `max_relative_change`.
 
     Raises:
-        TrainingError: If nothing has changed, or a change is not finite or beyond belief.
+        TrainingError: If nothing has changed, or next to nothing, or a change is not finite or beyond belief.
     """
+    least, limit = believed
     if change and all(value == 0 for value in change.values()):
         raise TrainingError(
             f"step {step}: no weight has changed at all: raise train.learning_rate, or adapt other layers (train.target_modules)"
@@ -60,5 +61,10 @@ def check_effect(change: Mapping[str, float], step: int, limit: float) -> str:
                 f"step {step}: the update of {kind} is {value:.3g} times its weight, more than train.max_relative_change"
                 f" ({limit:g}): lower train.learning_rate"
             )
+    if change and (most := max(change, key=lambda kind: change[kind])) and change[most] < least:
+        raise TrainingError(
+            f"step {step}: no update is more than {change[most]:.2g} of its weight ({most}), less than train.min_relative_change"
+            f" ({least:g}), so nothing is being learnt: raise train.learning_rate"
+        )
     listed = ", ".join(f"{kind} {value:.3%}" for kind, value in change.items())
     return f"step {step}: relative weight change {listed or 'unknown, all layers are quantised'}"

@@ -18,7 +18,7 @@ from tlora.errors import TrainingError
 from tlora.runtime.settings import parse_settings
 from tlora.training.weight_change import check_effect
 
-LIMIT = 1.0
+LIMIT = (1e-5, 1.0)
 
 
 def guarded_step(**changes: Any) -> int:
@@ -40,8 +40,17 @@ def test_only_no_change_at_all_in_any_kind_of_layer_is_an_error() -> None:
     assert str(raised.value) == (
         "step 50: no weight has changed at all: raise train.learning_rate, or adapt other layers (train.target_modules)"
     )
-    assert check_effect({"attn.to_k": 0.0, "attn.to_q": 1e-9}, 50, LIMIT) == (
-        "step 50: relative weight change attn.to_k 0.000%, attn.to_q 0.000%"
+    assert check_effect({"attn.to_k": 0.0, "attn.to_q": 1e-4}, 50, LIMIT) == (
+        "step 50: relative weight change attn.to_k 0.000%, attn.to_q 0.010%"
+    )
+
+
+def test_next_to_no_change_in_every_kind_of_layer_is_an_error() -> None:
+    with pytest.raises(TrainingError) as raised:
+        check_effect({"attn.to_k": 2e-9, "attn.to_q": 3e-9}, 50, LIMIT)
+    assert str(raised.value) == (
+        "step 50: no update is more than 3e-09 of its weight (attn.to_q), less than train.min_relative_change (1e-05), so nothing"
+        " is being learnt: raise train.learning_rate"
     )
 
 
@@ -129,7 +138,7 @@ def clear_outputs(folder: Path) -> None:
     [
         ({"learning_rate": 1e-60}, 10, "no weight has changed at all: raise train.learning_rate, or adapt other layers"),
         (
-            {"max_relative_change": 1e-9, "guard_step": 7, "lr_warmup_steps": 2},
+            {"max_relative_change": 1e-9, "min_relative_change": 0, "guard_step": 7, "lr_warmup_steps": 2},
             7,
             "times its weight, more than train.max_relative_change (1e-09)",
         ),

@@ -15,6 +15,7 @@ from tests.processes import marked_processes
 from tests.tasks.data_folder import texture
 
 ROOT = Path(__file__).parents[3]
+STAGE = "from tasks.running.cli import run_stage; from tasks.validate.stage import validate; run_stage(validate)"
 PARAMS = """
 model: {path: nowhere, revision: '', dtype: float32, device: auto, quantisation: none}
 validate: {min_side: 32, max_aspect: 3.0, min_sharpness: 0.02, near_copy_bits: 8, engine: ENGINE}
@@ -55,7 +56,7 @@ def test_ray_gives_the_same_manifests_and_reports_and_leaves_no_process(data: Pa
             *("--data", "data/images", "--concept", "concept.yaml"),
             *("--manifest", engine, "--report", f"{engine}/report"),
         ]
-        command = [sys.executable, "-m", "tasks.validate", *folders]
+        command = [sys.executable, "-c", STAGE, *folders]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"PYTHONPATH": str(ROOT), "MARK": str(data)}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as stage:

@@ -28,6 +28,7 @@ def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lay_out(tmp_path)
     params = yaml.safe_load((ROOT / "params/pocket.yaml").read_text())
     params["model"]["path"] = "base"
+    params["evaluate"]["evaluator"] = "openai/clip-vit-base-patch32"  # on the hub, and never asked for
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     for part, sizes in (("transformer", TRANSFORMER), ("vae", {"block_out_channels": [8, 16, 16]})):
         (tmp_path / "base" / part).mkdir(parents=True)

@@ -172,7 +172,7 @@ WRONG = {
     "--lora_path config.yaml": r"config\.yaml: not a safetensors file",
     "--outdir config.yaml/drawn": "config.yaml/drawn: cannot be written .Not a directory.: choose another folder",
     "--num 0": "--num must be at least 1, got 0",
-    "--steps 0": "num_inference_steps must be at least 1, got 0",
+    "--steps 0": "--steps must be at least 1, got 0",
     "--merge --sequential_offload": "merging takes one adapter",
 }
 
