@@ -15,6 +15,7 @@ from tlora.flux.model import load_scheduler, load_vae
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.ranges import MOST_STEPS, require_whole
 from tlora.sampling import Painter, SampleSettings, draw_pictures
+from tlora.training.weight_change import BELIEVED
 
 PREVIEW_SEED = 0
 
@@ -34,8 +35,8 @@ class PreviewSettings:
     preview_every: int = 0
     num_inference_steps: int = 25
     guard_step: int = 50
-    max_relative_change: float = 1.0
-    min_relative_change: float = 1e-5
+    max_relative_change: float = BELIEVED[1]
+    min_relative_change: float = BELIEVED[0]
 
     @property
     def believed(self) -> tuple[float, float]:

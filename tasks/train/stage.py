@@ -121,10 +121,13 @@ class _Watch:
 
     def _judge(self, step: int) -> None:
         """Check the adapter's effect where it is time to."""
-        if step != self.settings.guarded_step:
+        guarded, last = self.settings.guarded_step, self.settings.training.loop.max_train_steps
+        if not guarded or step not in (guarded, last):
             return
         change = relative_change(self.training.transformer)
-        line = check_effect(change, step, self.settings.preview.believed)  # before anything is drawn with it
+        line = check_effect(change, step, self.settings.preview.believed, "train.")  # before anything is drawn with it
+        if step != guarded:
+            return
         drawn = self._draw(step)
         _say(f"{line}; a picture differs from the base's by {drawn[1]:.3f} of full scale" if drawn else line)
 

@@ -29,8 +29,10 @@ from tlora.text import embed_captions
 from tlora.training.memory_advice import FLAT_KEYS
 from tlora.training.run import Run, TrainingData, finish, make_accelerator, prepared_training, train_to_the_end
 from tlora.training.run_folder import RunFolder
+from tlora.training.weight_change import check_effect, relative_change
 
 STATES = ".state"  # below the output folder
+GUARD_STEP = 50  # when the adapter's effect is checked, and once more at the end
 STATE_STEPS, KEEP_STATES = 50, 2  # what a kill can cost, and how many states are kept
 OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
 SHAPES_NOTHING = ("train_data_dir", "output_dir", "num_inference_steps", "guidance_scale")
@@ -79,8 +81,9 @@ def train_from_config(config: FlatConfig, say: Say) -> None:
             claim_output(output, run.folder.fingerprint, say)
         run.publish()
         with asked_to_stop(say) as stop:
-            for _ in train_to_the_end(run, training, lambda: stop.is_made):
-                pass
+            for line in train_to_the_end(run, training, lambda: stop.is_made):
+                if is_first and line["step"] in (GUARD_STEP, config.max_train_steps):
+                    say(check_effect(relative_change(training.transformer), int(line["step"])))
             if is_first:
                 finish(run, training, say)  # asked to stop by now, it ends as it would have
 

@@ -11,6 +11,8 @@ from tlora.errors import TrainingError
 from tlora.flux.quantise import plain_weight
 from tlora.inject import Layer, adapter_layers
 
+BELIEVED = (1e-5, 1.0)  # working runs lie between 1e-3 and 0.3 from the first steps on
+
 
 def relative_change(transformer: nn.Module) -> dict[str, float]:
     """Return ||update|| / ||weight|| at full rank and scale 1, the mean over the layers of each kind.
@@ -37,13 +39,14 @@ def _kind(name: str) -> str:
     return name.split(".", 2)[2]
 
 
-def check_effect(change: Mapping[str, float], step: int, believed: tuple[float, float]) -> str:
+def check_effect(change: Mapping[str, float], step: int, believed: tuple[float, float] = BELIEVED, section: str = "") -> str:
     """Return a line about the adapter's effect on the weights so far.
 
     Args:
         change: Relative change of the weights by kind of layer; empty where all are quantised and none can be measured.
         step: When it was measured.
-        believed: `min_relative_change` and `max_relative_change`.
+        believed: Between which changes an adapter is taken to be learning.
+        section: Of params.yaml with its point, where the run's settings come from there.
 
     Raises:
         TrainingError: If nothing has changed, or next to nothing, or a change is not finite or beyond belief.
@@ -51,20 +54,25 @@ def check_effect(change: Mapping[str, float], step: int, believed: tuple[float, 
     least, limit = believed
     if change and all(value == 0 for value in change.values()):
         raise TrainingError(
-            f"step {step}: no weight has changed at all: raise train.learning_rate, or adapt other layers (train.target_modules)"
+            f"step {step}: no weight has changed at all: raise {section}learning_rate, or adapt other layers"
+            f" ({section}target_modules)"
         )
     for kind, value in change.items():
         if not math.isfinite(value):
-            raise TrainingError(f"step {step}: the update of {kind} is {value}: lower train.learning_rate")
+            raise TrainingError(f"step {step}: the update of {kind} is {value}: lower {section}learning_rate")
         if value > limit:
             raise TrainingError(
-                f"step {step}: the update of {kind} is {value:.3g} times its weight, more than train.max_relative_change"
-                f" ({limit:g}): lower train.learning_rate"
+                f"step {step}: the update of {kind} is {value:.3g} times its weight, more than {_named('max', limit, section)}:"
+                f" lower {section}learning_rate"
             )
     if change and (most := max(change, key=lambda kind: change[kind])) and change[most] < least:
         raise TrainingError(
-            f"step {step}: no update is more than {change[most]:.2g} of its weight ({most}), less than train.min_relative_change"
-            f" ({least:g}), so nothing is being learnt: raise train.learning_rate"
+            f"step {step}: no update is more than {change[most]:.2g} of its weight ({most}), less than"
+            f" {_named('min', least, section)}, so nothing is being learnt: raise {section}learning_rate"
         )
     listed = ", ".join(f"{kind} {value:.3%}" for kind, value in change.items())
     return f"step {step}: relative weight change {listed or 'unknown, all layers are quantised'}"
+
+
+def _named(which: str, value: float, section: str) -> str:
+    return f"{section}{which}_relative_change ({value:g})" if section else f"is believed ({value:g})"

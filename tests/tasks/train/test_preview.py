@@ -36,18 +36,18 @@ def test_the_guard_waits_for_the_end_of_the_warm_up_and_judges_a_short_run_at_it
 
 def test_only_no_change_at_all_in_any_kind_of_layer_is_an_error() -> None:
     with pytest.raises(TrainingError) as raised:
-        check_effect({"attn.to_k": 0.0, "attn.to_q": 0.0}, 50, LIMIT)
+        check_effect({"attn.to_k": 0.0, "attn.to_q": 0.0}, 50, LIMIT, "train.")
     assert str(raised.value) == (
         "step 50: no weight has changed at all: raise train.learning_rate, or adapt other layers (train.target_modules)"
     )
-    assert check_effect({"attn.to_k": 0.0, "attn.to_q": 1e-4}, 50, LIMIT) == (
+    assert check_effect({"attn.to_k": 0.0, "attn.to_q": 1e-4}, 50, LIMIT, "train.") == (
         "step 50: relative weight change attn.to_k 0.000%, attn.to_q 0.010%"
     )
 
 
 def test_next_to_no_change_in_every_kind_of_layer_is_an_error() -> None:
     with pytest.raises(TrainingError) as raised:
-        check_effect({"attn.to_k": 2e-9, "attn.to_q": 3e-9}, 50, LIMIT)
+        check_effect({"attn.to_k": 2e-9, "attn.to_q": 3e-9}, 50, LIMIT, "train.")
     assert str(raised.value) == (
         "step 50: no update is more than 3e-09 of its weight (attn.to_q), less than train.min_relative_change (1e-05), so nothing"
         " is being learnt: raise train.learning_rate"
@@ -55,20 +55,20 @@ def test_next_to_no_change_in_every_kind_of_layer_is_an_error() -> None:
 
 
 def test_layers_that_cannot_be_measured_are_no_error() -> None:
-    assert check_effect({}, 50, LIMIT) == "step 50: relative weight change unknown, all layers are quantised"
+    assert check_effect({}, 50, LIMIT, "train.") == "step 50: relative weight change unknown, all layers are quantised"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_change_that_is_not_finite_is_an_error(value: float) -> None:
     with pytest.raises(TrainingError) as raised:
-        check_effect({"attn.to_k": 0.1, "attn.to_q": value}, 50, LIMIT)
+        check_effect({"attn.to_k": 0.1, "attn.to_q": value}, 50, LIMIT, "train.")
     assert str(raised.value) == f"step 50: the update of attn.to_q is {value}: lower train.learning_rate"
 
 
 def test_a_change_up_to_the_limit_is_believed_and_one_beyond_it_is_an_error() -> None:
-    assert check_effect({"attn.to_q": 1.0}, 50, LIMIT) == "step 50: relative weight change attn.to_q 100.000%"
+    assert check_effect({"attn.to_q": 1.0}, 50, LIMIT, "train.") == "step 50: relative weight change attn.to_q 100.000%"
     with pytest.raises(TrainingError) as raised:
-        check_effect({"attn.to_q": 1.01}, 50, LIMIT)
+        check_effect({"attn.to_q": 1.01}, 50, LIMIT, "train.")
     assert str(raised.value) == (
         "step 50: the update of attn.to_q is 1.01 times its weight, more than train.max_relative_change (1):"
         " lower train.learning_rate"
