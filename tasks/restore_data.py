@@ -122,12 +122,19 @@ def _without_sizes(text: str, current: str, digest: str) -> str:
         PictureError: If it is no whole digest.
     """
     if len(digest) != len(current) or not digest.endswith(".dir"):
-        raise PictureError(f"{digest}: no commit's {FILE} has this digest: see 'git log {FILE}', or give it whole, with .dir")
+        shallow = ": this clone is shallow, 'git fetch --unshallow' brings the others," if _is_shallow() else ""
+        raise PictureError(
+            f"{digest}: no commit's {FILE} has this digest{shallow or ':'} see 'git log {FILE}', or give it whole, with .dir"
+        )
     written = parse_yaml(text)
     (out,) = written["outs"]
     imported = {key: written[key] for key in ("frozen", "deps") if key in written}  # where it is from stays known
     kept = {key: value for key, value in out.items() if key not in ("size", "nfiles")}
     return render_yaml({**imported, "outs": [kept | {"md5": digest}]})
+
+
+def _is_shallow() -> bool:
+    return _git("rev-parse", "--is-shallow-repository").strip() == "true"
 
 
 def _check_out() -> None:

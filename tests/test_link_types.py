@@ -1,6 +1,4 @@
-"""Every way in which DVC can link its cache into a tree carries the whole pipeline: links are followed, and never written through."""
-
-from pathlib import Path
+"""Every way in which DVC links its cache into a tree carries the whole pipeline: links are followed, and not written through."""
 
 import pytest
 
@@ -37,7 +35,4 @@ def test_the_pipeline_runs_and_registers_on_every_kind_of_link(person: Clone, li
     assert "registered version 1 of tlora-pocket-flux-brick" in said
     assert "already version 1 of tlora-pocket-flux-brick\n" in person.repro()
     assert person.run("dvc", "status", *SHIPPED).strip() == "Data and pipelines are up to date."
-    is_link = Path(person.folder / "adapters/final").is_symlink() or any(
-        p.is_symlink() for p in (person.folder / "adapters").rglob("*")
-    )
-    assert is_link == (links == "symlink")
+    assert any(path.is_symlink() for path in (person.folder / "adapters").rglob("*")) == (links == "symlink")

@@ -30,7 +30,7 @@ from tasks.registry.names import CHALLENGER, CHAMPION, registered_name
 from tasks.results.album import parts_of_album
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
-from tasks.tracking.store import Store, explained_failures, open_store, public_uri, run_address
+from tasks.tracking.store import Store, explained_failures, open_store, passing_store, public_uri, run_address
 from tlora.errors import CheckpointError
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import BASE
@@ -214,9 +214,11 @@ def _page(store: Store, facts: RunFacts, since: SinceChampion, run_id: str) -> s
 
 
 def _say_where(store: Store, version: "ModelVersion", aliases: list[str], grids: Path) -> None:
-    uri = public_uri(store.uri)
+    uri, passing = public_uri(store.uri), passing_store()
     address = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
     print(f"grid:      {grids / 'grid.png'}")
     print(f"model:     {version.name}, version {version.version}, alias {', '.join(aliases) or 'none'}")
     print(f"load it:   mlflow.pyfunc.load_model('models:/{version.name}/{version.version}')")
     print(f"MLflow UI: {address}", flush=True)
+    if passing:
+        print(f"register: warning: {passing}", flush=True)

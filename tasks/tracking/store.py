@@ -54,6 +54,13 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{repository_root() / 'mlflow.db'}"
 
 
+def passing_store() -> str:
+    """Return why what is registered now will not stay, in a sentence; empty if nothing is known to speak against it."""
+    if os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("CI", "").lower() in ("", "0", "false"):
+        return ""
+    return "CI is set, and a job's checkout goes with the job, and this store with it: set MLFLOW_TRACKING_URI to keep it"
+
+
 def public_uri(uri: str) -> str:
     """Return an address without the user and password that it may hold."""
     return re.sub(r"://[^/@]*@", "://***@", uri)

@@ -23,7 +23,16 @@ from tasks.tracking.runs import (
     run_fingerprint,
     training_points,
 )
-from tasks.tracking.store import Store, TrackingError, explained_failures, open_store, public_uri, run_address, store_uri
+from tasks.tracking.store import (
+    Store,
+    TrackingError,
+    explained_failures,
+    open_store,
+    passing_store,
+    public_uri,
+    run_address,
+    store_uri,
+)
 from tests.tasks.finished_run import FinishedRun, metadata_of
 from tlora.runtime.preemption import Preempted
 
@@ -260,3 +269,16 @@ def test_a_store_that_never_answers_costs_training_seconds(
         live.log(training_points({"step": 1, "loss": 0.5}))
     assert time.monotonic() - started < 20
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("ci", "uri", "said"), [("true", None, True), ("false", None, False), (None, None, False), ("1", "sqlite:///x", False)]
+)
+def test_that_the_store_of_a_jobs_checkout_will_not_stay_is_said(
+    ci: str, uri: str, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("CI", ci), ("MLFLOW_TRACKING_URI", uri)):
+        monkeypatch.delenv(name, raising=False)
+        if value:
+            monkeypatch.setenv(name, value)
+    assert bool(passing_store()) == said

@@ -164,6 +164,8 @@ def test_a_wait_is_mentioned_as_long_as_it_lasts() -> None:
 WRONG = {
     "--prompts_file latin1.txt": r"latin1\.txt: not UTF-8 text .byte 14.: save it as UTF-8",
     "--prompts_file empty.txt": r"empty\.txt: holds no prompt: one a line",
+    "--prompts_file kohya.txt": r"kohya\.txt: '--w 512' is an option of another tool's prompt files",
+    "--prompts_file comments.txt": r"comments\.txt: holds no prompt: one a line",
     "--prompts_file nowhere.txt": r"nowhere\.txt: cannot be read: No such file",
     "--prompts_file pictures": r"pictures: cannot be read: Is a directory",
     "--prompt x --prompts_file prompts.txt": "give --prompt or --prompts_file, not both",
@@ -184,6 +186,8 @@ def test_what_is_wrong_is_one_line_before_a_weight_is_loaded(
     monkeypatch.setattr("tlora.drawing.draw.embed_captions", None)  # nothing may come as far as loading
     Path("latin1.txt").write_bytes("mur de pierre \xe9tonnant".encode("latin-1")[0:13] + b"\xe9")
     Path("empty.txt").write_text("\n \n")
+    Path("kohya.txt").write_text("# walls\na matbrk wall --w 512 --h 512 --d 1\n")
+    Path("comments.txt").write_text("# a matbrk wall\n")
     with pytest.raises(SystemExit, match=f"^tlora infer: error: [^\n]*{WRONG[options]}[^\n]*$"):
         infer(*options.split())
 

@@ -105,6 +105,13 @@ def test_what_gained_nothing_collapsed_copied_or_memorised_is_out() -> None:
     assert "memorising: 0.50 more of the loss is gone" in objections(learnt_by_heart, RULE)[0]
 
 
+def test_a_gain_that_is_certain_and_too_small_to_be_seen_is_out() -> None:
+    still = Candidate(1, np.full((6, 4), 0.0004), np.zeros((6, 4)), 1.0)
+    assert objections(still, RULE) == ["too little to be seen: +0.000 over the base (+0.000 to +0.000), 0.02 needed"]
+    assert recommend({"a": still}, RULE).checkpoint is None
+    assert objections(candidate(1, 0.03), RULE) == []
+
+
 def test_copies_that_the_base_makes_too_are_no_copies() -> None:
     assert objections(Candidate(1, 0.1 + NOISE, NOISE, 1.0, copied=0.5, copied_by_base=0.4), RULE) == []
 
