@@ -172,3 +172,12 @@ def test_a_base_in_four_bits_is_trained_on_and_drawn_with(folder: Path, base: Pa
     said = capsys.readouterr().out
     assert f"trained on {base} held as nf4" in said
     assert f"bit-equal to {picture}" in said
+
+
+def test_a_rate_that_drowns_the_base_ends_in_one_line_and_in_no_adapter(folder: Path, base: Path) -> None:
+    write_config(folder, base, learning_rate=1.0)
+    with pytest.raises(
+        SystemExit, match=r"^tlora train: error: step 2: the update of [\w.]+ is [^\n]* times its weight, more than is"
+    ):
+        main(["train", "--config", "config.yaml"])
+    assert list(Path("out").rglob("final")) == []

@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
     "max_train_steps": 2,
     "checkpointing_steps": 1,
     "lora_rank": 4,
-    "learning_rate": 0.5,
+    "learning_rate": 0.005,
     "num_inference_steps": 2,
     "max_sequence_length": 16,
 }
