@@ -58,7 +58,7 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(folder: Path, base: Pat
     said_by(start(folder), folder)
     assert digests(folder / "out") == interrupted
 
-    write_config(folder, base, learning_rate=0.25)  # another run in the same folder mixes with nothing
+    write_config(folder, base, learning_rate=0.01)  # another run in the same folder mixes with nothing
     said = said_by(start(folder), folder)
     assert "out: adapters of another run moved to out/former-1" in said
     assert "starting afresh at step 0: config.checkpointing_steps was 10, is 1" in said
