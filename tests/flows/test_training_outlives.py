@@ -81,3 +81,14 @@ def test_training_does_not_notice_that_servers_and_the_other_worker_die(training
     training.lose(signum, "Prefect", "MLflow", "worker cpu")
     training.goes_on()
     assert (training.count(), training.saved()) == (count, saved)
+
+
+def test_make_serve_killed_itself_and_started_again_lets_the_run_save_and_go_on(training: Training) -> None:
+    training.goes_on()
+    step, count = training.step(), training.count()
+    training.served.process.kill()
+    training.served.start_again()
+    assert "serve: 1 running, being asked to save" in training.served.out()
+    assert training.saved() >= step
+    wait_until(lambda: training.count() > count, f"begun again, {training.served.out()}", SECONDS)
+    wait_until(lambda: training.step() > training.saved(), f"training again, {training.served.out()}", SECONDS)
