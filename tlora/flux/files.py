@@ -73,8 +73,9 @@ def hub_access(spec: ModelSpec) -> str:
     """
     if spec.is_folder or local_file(spec, _INDEX).exists():
         return "is here"
+    from httpx2 import HTTPError  # what the hub's client raises where nobody answers
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter for a hub that is not reached
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         get_hf_file_metadata(hf_hub_url(spec.path, _INDEX, revision=spec.revision or None), timeout=HUB_SECONDS)
