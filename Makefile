@@ -66,12 +66,12 @@ check: setup ## whether what is served does its work: scheduler, workers, automa
 plan: setup ## what dvc repro would run, why, and for about how long
 	python -m flows.plan
 
-# make promote [VERSION=7] [APPROVED_BY=ann] [WHY="..."];  make rollback [WHY="..."]
+# make promote [VERSION=7] [APPROVED_BY=ann] [WHY="..."] [AGAIN=1];  make rollback [WHY="..."] [BY=ann]
 promote: setup ## make the challenger champion, if it is no worse
-	python -m flows.promote $(if $(VERSION),--version "$(VERSION)") $(if $(APPROVED_BY),--approved-by "$(APPROVED_BY)") $(if $(WHY),--why "$(WHY)")
+	python -m flows.promote $(if $(VERSION),--version "$(VERSION)") $(if $(APPROVED_BY),--approved-by "$(APPROVED_BY)") $(if $(WHY),--why "$(WHY)") $(if $(AGAIN),--again)
 
 rollback: setup ## make the version that was champion before champion again
-	python -m flows.promote --rollback $(if $(WHY),--why "$(WHY)")
+	python -m flows.promote --rollback $(if $(WHY),--why "$(WHY)") $(if $(BY),--by "$(BY)")
 
 prune: setup ## show what is old and nothing points at; YES=1 removes it
 	python -m flows.prune $(if $(YES),--yes) $(if $(DAYS),--days $(DAYS))

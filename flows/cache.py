@@ -6,7 +6,6 @@ every `.dvc` file and `dvc.lock` that git or a working tree holds, whatever else
 """
 
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import chdir
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from flows.worktree import git
 from tasks.dvc_command import run_dvc
+from tasks.git_history import read_history
 from tasks.running.state_folder import repository_root, state_folder
 from tlora.errors import SettingsError
 from tlora.runtime.yaml_text import render_yaml
@@ -35,22 +35,12 @@ def collect_unnamed(named: Iterable[str], *, dry: bool) -> str:
     cache = Path(run_dvc("cache", "dir"))
     if not cache.resolve().is_relative_to(repository_root().resolve()):
         raise SettingsError(f"DVC's cache is {cache}, outside this repository, where others may use it: it is left as it is")
-    kept = sorted({*named, *_named_in_git(), *_named_in_trees(), *_named_aside()})
+    kept = sorted({*named, *_DIGEST.findall(read_history(_FILES)), *_named_in_trees(), *_named_aside()})
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         run_dvc("init", "--no-scm", "--quiet")
         run_dvc("config", "--local", "cache.dir", str(cache))
         Path("kept.dvc").write_text(render_yaml({"outs": [*_held(cache, kept)]}), encoding="utf-8")
         return run_dvc("gc", "--workspace", "--dry" if dry else "--force")
-
-
-def _named_in_git() -> set[str]:
-    """Return the digests that any commit names: of a branch, a tag, an experiment, a stash, or one that the reflog remembers."""
-    everything = ("log", "--all", "--reflog", "--full-history", "-m", "--raw", "--no-abbrev", "--format=", "--", *_FILES)
-    blobs = {line.split()[3] for line in git(*everything).splitlines() if line.startswith(":")} - {"0" * 40}
-    read = subprocess.run(["git", "cat-file", "--batch"], input="\n".join(blobs).encode(), capture_output=True, check=False)
-    if read.returncode:
-        raise SettingsError(f"git cat-file: {read.stderr.decode(errors='replace').strip()}")
-    return set(_DIGEST.findall(read.stdout.decode(errors="replace")))
 
 
 def _named_in_trees() -> set[str]:

@@ -6,8 +6,10 @@ or the move of the aliases.
 
 import argparse
 import asyncio
+import getpass
 import os
 import sys
+from dataclasses import dataclass
 
 from prefect import State, flow
 from prefect.artifacts import create_markdown_artifact
@@ -19,7 +21,7 @@ from prefect.states import Completed, Failed
 from flows.command import run_once
 from tasks.registry import promotion
 from tasks.registry.names import PARAMS, registered_name_here
-from tasks.registry.verdict import PromoteSettings, Verdict
+from tasks.registry.verdict import PromoteSettings, PromotionError, Verdict
 from tasks.running.cli import read_section
 from tasks.tracking.store import Store, explained_failures, open_store
 from tlora.errors import TloraError
@@ -27,6 +29,15 @@ from tlora.runtime.settings import parse_settings
 
 GATE = "the gate"
 LATE_SECONDS = 600  # a server that finds a pause expired puts a failure of its own in place of every state proposed to it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said with the command: who approves, why, and whether a version may be champion again."""
+
+    approved_by: str
+    why: str
+    again: bool
 
 
 class Approval(RunInput):
@@ -38,7 +49,7 @@ class Approval(RunInput):
 
 
 @flow(name="promote", persist_result=False)
-def promote(model: str = "", version: str = "", approved_by: str = "", why: str = "") -> State[None]:
+def promote(model: str = "", version: str = "", approved_by: str = "", why: str = "", again: bool = False) -> State[None]:
     """Hold the challenger against the champion and, if the gate and perhaps a person let it pass, make it champion.
 
     Args:
@@ -46,10 +57,13 @@ def promote(model: str = "", version: str = "", approved_by: str = "", why: str 
         version: Its number, by default the challenger's.
         approved_by: Who approves, where that is known before; nobody is asked then.
         why: The reason, for the record.
+        again: Whether it may be one that was champion before, or was rolled back: that takes a reason.
     """
     try:
+        if again and not why:
+            raise PromotionError("to make a version champion again, say why: AGAIN=1 WHY='...'")
         with explained_failures():
-            return _promote(open_store(), model or registered_name_here(), version, approved_by, why)
+            return _promote(open_store(), model or registered_name_here(), version, Answer(approved_by, why, again))
     except (TloraError, OSError) as error:
         return Failed(message=str(error))
 
@@ -72,16 +86,16 @@ def rollback(model: str = "", why: str = "", by: str = "") -> State[None]:
     return Completed(message=f"version {restored} of {name} is champion again, version {replaced} no longer")
 
 
-def _promote(store: Store, model: str, version: str, approved_by: str, why: str) -> State[None]:
+def _promote(store: Store, model: str, version: str, given: Answer) -> State[None]:
     settings = parse_settings(PromoteSettings, read_section(PARAMS, "promote"), f"{PARAMS}: promote")
-    verdict = promotion.judge(store, model, settings, version)
+    verdict = promotion.judge(store, model, settings, version, again=given.again)
     create_markdown_artifact(verdict.to_markdown(), key="promotion", description="Challenger against champion")
     if verdict.champion == verdict.challenger:
         return Completed(message=f"{model}: {verdict.objection}")
     if verdict.objection:
         return _refuse(store, verdict, GATE, verdict.objection)
-    by, reason = approved_by or GATE, why or "passed the gate"
-    if settings.approval and not approved_by:
+    by, reason = given.approved_by or GATE, given.why or "passed the gate"
+    if settings.approval and not given.approved_by:
         try:
             answer = _ask(verdict, settings.approval_minutes)
         except TimeoutError:
@@ -89,7 +103,8 @@ def _promote(store: Store, model: str, version: str, approved_by: str, why: str)
         by, reason = answer.your_name, answer.reason or reason
         if not answer.approve:
             return _refuse(store, verdict, by, f"{by} said no" + (f": {answer.reason}" if answer.reason else ""))
-        verdict = promotion.judge(store, model, settings, verdict.challenger)  # the champion may be another one by now
+        # the champion may be another one by now
+        verdict = promotion.judge(store, model, settings, verdict.challenger, again=given.again)
         if verdict.objection:
             return _refuse(store, verdict, GATE, verdict.objection)
     promotion.promote_version(store, verdict, by=by, run=_this_run(), why=reason)
@@ -124,7 +139,11 @@ def _this_run() -> str:
 
 
 def _account() -> str:
-    return os.environ.get("USER") or "somebody"
+    """Return who runs this, also where no $USER is set."""
+    try:
+        return os.environ.get("USER") or getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in containers
+        return f"user {os.getuid()}"
 
 
 def main() -> int:
@@ -134,11 +153,13 @@ def main() -> int:
     parser.add_argument("--model", default="", help="name of the registered model, by default this tree's")
     parser.add_argument("--version", default="", help="to promote, by default the challenger")
     parser.add_argument("--approved-by", default="", help="who approves, where params.yaml asks for it")
+    parser.add_argument("--again", action="store_true", help="let one be champion again that was before; needs --why")
+    parser.add_argument("--by", default="", help="who rolls back, for the record; by default $USER")
     parser.add_argument("--why", default="", help="the reason, for the record")
     options = parser.parse_args()
     if options.rollback:
-        return run_once("rollback", lambda: rollback(options.model, options.why, return_state=True))
-    given = (options.model, options.version, options.approved_by, options.why)
+        return run_once("rollback", lambda: rollback(options.model, options.why, options.by or _account(), return_state=True))
+    given = (options.model, options.version, options.approved_by, options.why, options.again)
     return run_once("promote", lambda: promote(*given, return_state=True))
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from flows.overrides import apply_overrides, check_overrides
 from tasks.dvc_command import run_dvc
+from tasks.git_history import BRANCHES
 from tasks.running.cli import read_params
 from tasks.running.state_folder import state_folder
 from tlora.errors import SettingsError
 
 PARAMS = Path("params.yaml")
-BRANCHES = "run"  # branches are run/<id>
 OVERRIDE, RUN = "Override ", "Run "  # what the messages of a run's commits begin with
 WRITTEN = ("dvc.lock", "data.dvc", "metrics/evaluate.json")  # what a run leaves for git
 

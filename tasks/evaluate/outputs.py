@@ -44,7 +44,8 @@ def write_numbers(measured: Mapping[str, Measured], numbers: Mapping[str, Any], 
     """
     write_curves(report, numbers["checkpoints"])
     write_json(report / "scores.json", {name: _tables(own) for name, own in measured.items()})
-    write_json(metrics, dict(numbers))
+    for file in (metrics, report / "evaluate.json"):  # git keeps the one; DVC the other, also where nobody commits
+        write_json(file, dict(numbers))
 
 
 def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Sequence[str]) -> None:

@@ -82,12 +82,12 @@ def write_champion_page(
         page: Output file.
     """
     choice, title = facts.choice, f"version {new.version}"
-    ours = ComparedVersion(title, choice.name, choice.scores, facts.params(), facts.tags, read_album(pictures))
+    run = store.client.get_run(str(new.run_id))  # its parameters: MLflow adds how the model is served to both
+    ours = ComparedVersion(title, choice.name, choice.scores, run.data.params, facts.tags, read_album(pictures))
     with tempfile.TemporaryDirectory() as kept:
         theirs = _read_champion(store, champion, Path(kept))
         write_text(page, render_comparison(new.name, ours, theirs, since))
     digest = hashlib.sha256(page.read_bytes()).hexdigest()
-    run = store.client.get_run(str(new.run_id))
     if run.data.tags.get(_KEPT) != digest:
         runs.log_files(store, run.info.run_id, {str((REPORTS / PAGE).parent): page})
         store.client.set_tag(run.info.run_id, _KEPT, digest)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.dvc_command import read_dvc_file
+from tasks.git_history import branch_of_run
 from tasks.register.choice import Choice
+from tasks.registry.versions import BRANCH
 from tasks.results.evaluation import Evaluation, comparison_tags, read_json
 from tasks.results.lineage import rank_schedule
 from tlora.errors import CheckpointError
@@ -90,6 +92,7 @@ def read_facts(choice: Choice, evaluation: Evaluation, objection: str | None, fo
         "evaluation_digest": digest_of({"setup": evaluation.setup, "train": trained.digest, "held_out": held_out.digest}),
         **comparison_tags(evaluation.setup),
         "git_commit": str(record.get("git_commit", "")),
+        BRANCH: branch_of_run(),
         "concept": told.concept,
         "trigger": told.trigger,
     }

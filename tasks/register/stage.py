@@ -6,6 +6,7 @@ the files with nothing trained. The second time it says "already version 3" and 
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,12 @@ from tasks.register.mlflow_page import (
     model_page,
 )
 from tasks.register.registration import Registration, leave_registration
+from tasks.register.restoring import Present, RunFiles, made_of, restore_registry
 from tasks.registry import versions
+from tasks.registry.decisions import Decision, now, record
 from tasks.registry.held_files import note_code, repair_version
 from tasks.registry.names import CHALLENGER, CHAMPION, registered_name
+from tasks.registry.promotion import had_champion, leave_trail
 from tasks.results.album import parts_of_album
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
@@ -72,40 +76,86 @@ def register(
         concept: concept.yaml.
         data: What `dvc add` wrote about the data folder.
     """
-    evaluation = read_evaluation(metrics)
-    choice = choose_checkpoint(adapters, recommended, evaluation)
+    files = RunFiles(
+        adapters=adapters,
+        recommended=recommended,
+        metrics=metrics,
+        grids=grids,
+        pictures=pictures,
+        reports=reports,
+        manifest=manifest,
+        data=data,
+        concept=concept,
+    )
+    choice = choose_checkpoint(adapters, recommended, read_evaluation(metrics))
     if choice.metadata.base != model.path:
         raise CheckpointError(f"{choice.folder}: trained on {choice.metadata.base}, model.path is {model.path}: run train again")
-    objection = objection_to_champion(choice, evaluation)
-    facts = read_facts(choice, evaluation, objection, Folders(reports, manifest, data))
     name = registered_name(model, choice.metadata.concept)
     with explained_failures():
         store = open_store()
-        champion = versions.find_alias(store, name, CHAMPION)
-        since = _since_champion(store, champion, manifest)
-        write_text(reports / "register" / "data_changes.md", since_to_markdown(since))
-        page = reports / PAGE
-        page.unlink(missing_ok=True)  # of an earlier version
-        artifacts = {str(REPORTS): reports, METRICS: metrics, "concept": concept, MANIFEST: manifest}
-        artifacts |= parts_of_album(pictures, {BASE, choice.name}, PICTURES)
-        run_id = _show_run(store, facts, since, grids, artifacts)
-        version, done = _show_version(store, facts, since, model, name, run_id)
-        if champion and champion.version != version.version:
-            write_champion_page(store, facts, version, champion, since, pictures, page)
-        done += _place_aliases(store, version, objection)
+        restored = restore_registry(
+            store, Present(name, choice.digest, model, files), lambda spec, found: _show(store, spec, found).version
+        )
+        shown = _show(store, model, files)
+        version, objection = shown.version, shown.facts.objection
+        placed = _place_aliases(store, version, objection)
+        if shown.is_new or placed or "evaluated anew" in shown.done:
+            branch = {versions.BRANCH: shown.facts.tags[versions.BRANCH]} if shown.facts.tags[versions.BRANCH] else {}
+            made = made_of(model, files, shown.facts.dataset.digest)
+            record(Decision(now(), "registered", name, str(version.version), choice.digest, branch, made))
+        if CHAMPION in placed:
+            told = {"by": "the evaluation", "why": "the first version that the evaluation recommends"}
+            leave_trail(store, name, str(version.version), "promoted", told)
         aliases = versions.aliases_of(store, name)
-        leave_registration(_registration(store, version, run_id, aliases))
+        leave_registration(_registration(store, version, shown.run_id, aliases))
     mine = sorted(alias for alias, number in aliases.items() if number == str(version.version))
-    print(f"register: {', '.join(done)}")
-    print(f"register: {say_since(since)}")
+    for line in restored:
+        print(f"register: {line}")
+    print(f"register: {', '.join([*shown.done, *(f'now {alias}' for alias in placed)])}")
+    print(f"register: {say_since(shown.since)}")
     if CHAMPION not in mine and objection:
         print(f"register: not champion: {objection}")
     print(f"report:    {reports / 'evaluate' / 'report.html'}")
-    if page.exists():
-        print(f"champion:  {page} compares with it")
-    if evaluation.recommended:
+    if (reports / PAGE).exists():
+        print(f"champion:  {reports / PAGE} compares with it")
+    if shown.facts.evaluation.recommended:
         print(f"adapter:   {recommended}, for tlora infer, card and export")
     _say_where(store, version, mine, grids)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A version as the store has it now: from which run, what its files say, and what was done."""
+
+    version: "ModelVersion"
+    run_id: str
+    facts: RunFacts
+    since: SinceChampion
+    is_new: bool
+    done: list[str]
+
+
+def _show(store: Store, model: ModelSpec, files: RunFiles) -> _Shown:
+    """Show files as a run and a version, as far as the store has them not yet; aliases stay as they are."""
+    evaluation = read_evaluation(files.metrics)
+    choice = choose_checkpoint(files.adapters, files.recommended, evaluation)
+    objection = objection_to_champion(choice, evaluation)
+    facts = read_facts(choice, evaluation, objection, Folders(files.reports, files.manifest, files.data))
+    name = registered_name(model, choice.metadata.concept)
+    champion = versions.find_alias(store, name, CHAMPION)
+    since = _since_champion(store, champion, files.manifest)
+    write_text(files.reports / "register" / "data_changes.md", since_to_markdown(since))
+    page = files.reports / PAGE
+    page.unlink(missing_ok=True)  # of an earlier version
+    artifacts = {str(REPORTS): files.reports, METRICS: files.metrics, MANIFEST: files.manifest}
+    artifacts |= {"concept": files.concept} if files.concept else {}
+    artifacts |= parts_of_album(files.pictures, {BASE, choice.name}, PICTURES)
+    run_id = _show_run(store, facts, since, files.grids, artifacts)
+    is_new = versions.find_version(store, name, choice.digest) is None
+    version, done = _show_version(store, facts, since, model, name, run_id)
+    if champion and champion.version != version.version:
+        write_champion_page(store, facts, version, champion, since, files.pictures, page)
+    return _Shown(version, run_id, facts, since, is_new, done)
 
 
 def _since_champion(store: Store, champion: "ModelVersion | None", manifest: Path) -> SinceChampion:
@@ -170,16 +220,20 @@ def _show_version(
 
 
 def _place_aliases(store: Store, version: "ModelVersion", objection: str | None) -> list[str]:
-    """Make the version challenger, and champion if there is none and the gate holds; leave a champion as it is."""
+    """Make the version challenger, and champion if there never was one and the gate holds; return the aliases that moved.
+
+    A champion that was lost is nobody's place to take unasked.
+    """
     aliases = versions.aliases_of(store, version.name)
     number = str(version.version)
     if aliases.get(CHAMPION) == number:
         return []
-    wanted = [CHALLENGER] if CHAMPION in aliases or objection else [CHALLENGER, CHAMPION]
+    taken = CHAMPION in aliases or objection or had_champion(store, version.name)
+    wanted = [CHALLENGER] if taken else [CHALLENGER, CHAMPION]
     new = [alias for alias in wanted if aliases.get(alias) != number]
     for alias in new:
         store.client.set_registered_model_alias(version.name, alias, number)
-    return [f"now {alias}" for alias in new]
+    return new
 
 
 def _registration(store: Store, version: "ModelVersion", run_id: str, aliases: Mapping[str, str]) -> Registration:

@@ -1,17 +1,17 @@
 """Who is champion: the gate between challenger and champion, the move of the aliases, and the trail that it leaves.
 
-Aliases have no history, so every move is also a tag of the registered model, by time, and tags of the version that moved.
-Aliases move in an order in which a crash leaves a champion in place.
+Aliases have no history, so every move is also a line of decisions.jsonl, a tag of the registered model, by time, and tags of
+the version that moved. Aliases move in an order in which a crash leaves a champion in place.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.registry.decisions import Decision, Event, now, record
 from tasks.registry.names import CHALLENGER, CHAMPION, PREVIOUS
 from tasks.registry.verdict import Check, PromoteSettings, PromotionError, Verdict
-from tasks.registry.versions import find_alias, scores_of, set_version_tags
+from tasks.registry.versions import ADAPTER_DIGEST, BRANCH, find_alias, scores_of, set_version_tags
 from tasks.results.evaluation import comparison_tags, read_evaluation
 from tasks.tracking.runs import evaluation_points, log_points
 from tasks.tracking.store import Store
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MEASURE = "prefect deployment run measure/champion"
+EVENT = "promotion.event"  # tag of a version: what was decided of it last
 _MEASURED_BY = "evaluation."  # tags that start so must be equal before two versions' scores are compared
 
 
-def judge(store: Store, model: str, settings: PromoteSettings, version: str = "") -> Verdict:
+def judge(store: Store, model: str, settings: PromoteSettings, version: str = "", *, again: bool = False) -> Verdict:
     """Hold a version against the champion of the same base.
 
     Args:
@@ -33,6 +34,7 @@ def judge(store: Store, model: str, settings: PromoteSettings, version: str = ""
         model: Name of the registered model.
         settings: Section `promote`.
         version: Its number, by default the challenger's.
+        again: Whether one that was champion before, or that nothing is left to be compared with, may be champion all the same.
 
     Raises:
         PromotionError: If there is no such version.
@@ -44,15 +46,34 @@ def judge(store: Store, model: str, settings: PromoteSettings, version: str = ""
         return Verdict(model, number, other, objection=f"version {number} is champion already")
     if mine.get("recommended") != "true":
         return Verdict(model, number, other, objection=f"the evaluation recommends no checkpoint of version {number}'s run")
+    if not again and (decided := stood_down(challenger, other, has_champion=champion is not None)):
+        remedy = f'make promote VERSION={number} AGAIN=1 WHY="..."'
+        return Verdict(model, number, other, objection=f"version {number} {decided}", remedy=remedy)
     if champion is None or not is_same_base(*_base(champion), *_base(challenger)):
         return Verdict(model, number, "")  # nothing is compared across bases; what the evaluation asks is met
     if different := _measured_differently(mine, champion.tags):
         named = ", ".join(different)
         objection = f"champion and challenger were measured with different {named}: measure the champion anew, then promote"
-        return Verdict(model, number, other, objection=objection, remedy=MEASURE)
+        return Verdict(model, number, other, objection=objection, remedy=_measure_like(mine))
     checks = _compare(scores_of(store, challenger), scores_of(store, champion), settings)
     failed = [f"{check.metric} is {check.shown}, {check.needed} needed" for check in checks if not check.passed]
     return Verdict(model, number, other, checks, "; ".join(failed))
+
+
+def stood_down(version: "ModelVersion", champion: str, *, has_champion: bool = True) -> str:
+    """Return what speaks against making a version champion unasked, whatever its scores: what was decided of it before.
+
+    Args:
+        version: Which.
+        champion: Number of the champion; empty if there is none.
+        has_champion: Whether it can be compared with one: a refusal is of the comparison then, which may be made again.
+    """
+    event, why = version.tags.get(EVENT, ""), version.tags.get("promotion.why", "no reason given")
+    if event == "rolled back" or (event == "refused" and not has_champion):
+        return f"was {event} ({why})"
+    if event in ("promoted", "restored") and str(version.version) != champion:
+        return f"was champion before{f', until version {champion} took its place' if champion else ''}"
+    return ""
 
 
 def promote_version(store: Store, verdict: Verdict, *, by: str, run: str, why: str) -> None:
@@ -69,12 +90,12 @@ def promote_version(store: Store, verdict: Verdict, *, by: str, run: str, why: s
         store.client.set_registered_model_alias(verdict.model, PREVIOUS, verdict.champion)
     store.client.set_registered_model_alias(verdict.model, CHAMPION, verdict.challenger)
     metrics = ", ".join(f"{check.metric} {check.challenger:.3f}" for check in verdict.checks if check.challenger is not None)
-    _leave_trail(store, verdict.model, verdict.challenger, "promoted", {"by": by, "run": run, "why": why, "metrics": metrics})
+    leave_trail(store, verdict.model, verdict.challenger, "promoted", {"by": by, "run": run, "why": why, "metrics": metrics})
 
 
 def note_refusal(store: Store, verdict: Verdict, *, by: str, run: str, why: str) -> None:
     """Leave word of a refusal on the version that was refused."""
-    _leave_trail(store, verdict.model, verdict.challenger, "refused", {"by": by, "run": run, "why": why})
+    leave_trail(store, verdict.model, verdict.challenger, "refused", {"by": by, "run": run, "why": why})
 
 
 def roll_back(store: Store, model: str, *, by: str, run: str, why: str) -> tuple[str, str]:
@@ -92,9 +113,43 @@ def roll_back(store: Store, model: str, *, by: str, run: str, why: str) -> tuple
     store.client.set_registered_model_alias(model, CHAMPION, number)
     store.client.delete_registered_model_alias(model, PREVIOUS)
     if replaced:
-        _leave_trail(store, model, replaced, "rolled back", {"by": by, "run": run, "why": why})
-    _leave_trail(store, model, number, "restored", {"by": by, "run": run, "why": why})
+        leave_trail(store, model, replaced, "rolled back", {"by": by, "run": run, "why": why})
+    leave_trail(store, model, number, "restored", {"by": by, "run": run, "why": why})
     return number, replaced
+
+
+def leave_trail(store: Store, model: str, number: str, event: Event, told: Mapping[str, str]) -> None:
+    """Write down what was decided of a version: for git in decisions.jsonl, and in the registry.
+
+    Args:
+        store: Where.
+        model: Name of the registered model.
+        number: Of the version.
+        event: What happened.
+        told: Who decided, in which run, why, by which metrics.
+    """
+    version = store.client.get_model_version(model, number)
+    given = {name: text for name, text in told.items() if text}
+    decision = Decision(now(), event, model, number, version.tags.get(ADAPTER_DIGEST, ""), given)
+    record(decision)
+    show_decision(store, decision, version)
+
+
+def show_decision(store: Store, decision: Decision, version: "ModelVersion | None") -> None:
+    """Write a decision into the registry: tags of the version, where there still is one, and a line of the model's history."""
+    told = {"event": decision.event, "at": decision.at, **decision.told}
+    stays = decision.event == "refused" and version is not None and version.tags.get(EVENT, "refused") != "refused"
+    if version is not None and not stays:  # that it was champion, or was rolled back, is what counts later
+        set_version_tags(store, version, {f"promotion.{name}": text for name, text in told.items()})
+    number = str(version.version) if version is not None else decision.version
+    line = f"version {number} {decision.event}" + "".join(f"; {name}: {text}" for name, text in decision.told.items())
+    store.client.set_registered_model_tag(decision.model, f"history.{decision.at}", line)
+
+
+def had_champion(store: Store, model: str) -> bool:
+    """Whether any version was ever champion, as far as the registry remembers."""
+    tags = store.client.get_registered_model(model).tags
+    return any(name.startswith("history.") and " promoted" in line for name, line in tags.items())
 
 
 def fetch_adapter(store: Store, version: "ModelVersion", folder: Path) -> Path:
@@ -139,6 +194,12 @@ def _candidate(store: Store, model: str, version: str) -> "ModelVersion":
         raise PromotionError(f"{model}: there is no version {version!r}") from error
 
 
+def _measure_like(tags: Mapping[str, str]) -> str:
+    """Return the command that measures the champion as a version of these tags was measured."""
+    branch = tags.get(BRANCH, "")
+    return f"{MEASURE} -p revision={branch}" if branch else MEASURE
+
+
 def _base(version: "ModelVersion") -> tuple[str, str]:
     return version.tags.get("base", ""), version.tags.get("base_revision", "")
 
@@ -174,12 +235,3 @@ def _is_valid(metric: str, value: float, threshold: float, *, greater_is_better:
     except ModelValidationFailedException:
         return False
     return True
-
-
-def _leave_trail(store: Store, model: str, version: str, event: str, facts: Mapping[str, str]) -> None:
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")  # MLflow takes no plus sign in a name
-    told = {name: value for name, value in facts.items() if value}
-    tags = {f"promotion.{name}": value for name, value in {"event": event, "at": now, **told}.items()}
-    set_version_tags(store, store.client.get_model_version(model, version), tags)
-    line = f"version {version} {event}" + "".join(f"; {name}: {value}" for name, value in told.items())
-    store.client.set_registered_model_tag(model, f"history.{now}", line)
