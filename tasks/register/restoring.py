@@ -260,7 +260,8 @@ def _config(folder: Path, cache: str) -> ConfigParser:
         url = config.get(section, "url", fallback="")
         if url and "://" not in url and not url.startswith(("/", "~")):
             config.set(section, "url", str((folder / url).absolute()))
-    if not config.has_section("cache"):
-        config.add_section("cache")
-    config.set("cache", "dir", cache)
+    for section, key, value in (("cache", "dir", cache), ("core", "no_scm", "true")):
+        if not config.has_section(section):
+            config.add_section(section)
+        config.set(section, key, value)
     return config

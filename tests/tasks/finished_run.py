@@ -77,7 +77,7 @@ class FinishedRun:
         self._write("metrics/evaluate.json", evaluation)
         self._keep_recommended()
 
-    def train(self, code: str = "code-1", seed: int = 1) -> None:
+    def train(self, code: str = "code-1", seed: int = 1, base_revision: str = "base-1") -> None:
         """Write adapters as if trained by some code, and the report of it."""
         shutil.rmtree(self.root / "adapters", ignore_errors=True)
         transformer = tiny_transformer()
@@ -87,7 +87,7 @@ class FinishedRun:
             with torch.no_grad():
                 for parameter in tlora_parameters(transformer):
                     parameter.copy_(torch.randn(parameter.shape, generator=source))
-            save_tlora_weights(transformer, self.root / "adapters" / name / WEIGHTS_FILE, metadata_of(step, code))
+            save_tlora_weights(transformer, self.root / "adapters" / name / WEIGHTS_FILE, metadata_of(step, code, base_revision))
         lines = [{"step": n, "loss": 1 / n, "learning_rate": 1e-3, "grad_norm": 0.5, "seconds": 0.25} for n in (1, 2, 3, 4)]
         log = self.root / "reports" / "train" / "log.jsonl"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -133,13 +133,13 @@ def lay_out(root: Path, base: Path) -> FinishedRun:
     return run
 
 
-def metadata_of(step: int, code: str = "code-1") -> AdapterMetadata:
+def metadata_of(step: int, code: str = "code-1", base_revision: str = "base-1") -> AdapterMetadata:
     """Return what the adapter of a step says of itself."""
     return AdapterMetadata(
         config=CONFIG,
         target_modules=TARGETS,
         base=BASE,
-        base_revision="base-1",
+        base_revision=base_revision,
         data_digest="data-1",
         params_digest="params-1",
         code_digest=code,

@@ -13,17 +13,19 @@ from tasks.registry.promotion import judge, note_refusal, promote_version, roll_
 from tasks.registry.verdict import PromoteSettings
 from tasks.registry.versions import aliases_of, versions_of
 from tasks.tracking.store import open_store
-from tests.tasks.finished_run import NAME, FinishedRun
+from tests.tasks.finished_run import BASE, NAME, FinishedRun
+from tlora.flux.files import base_digest
+from tlora.flux.spec import ModelSpec
 
 pytestmark = pytest.mark.slow
 SETTINGS = PromoteSettings()
 OUTS = ["adapters", "artifacts/grids", "artifacts/pictures", "reports/train", "reports/evaluate", "artifacts/manifest"]
 
 
-def run_before(run: FinishedRun, seed: int, gain: float = 0.1) -> None:
+def run_before(run: FinishedRun, seed: int) -> None:
     """Let the stages before `register` have run, as DVC sees it: nobody commits what they leave."""
-    run.train(seed=seed)
-    run.evaluate("checkpoint-000002", gain_low=gain)
+    run.train(seed=seed, base_revision=base_digest(ModelSpec(BASE)))
+    run.evaluate("checkpoint-000002")
     shutil.copy("metrics/evaluate.json", "reports/evaluate/evaluate.json")
     run_dvc("commit", "--force", "--quiet", "all")
 
@@ -39,10 +41,9 @@ def state() -> tuple[dict[str, str], dict[str, str], dict[str, tuple[str, str]]]
     return aliases_of(store, NAME), dict(history), versions
 
 
-def lose_store() -> None:
-    for path in Path().glob("mlflow.db*"):
-        path.unlink()
-    shutil.rmtree("mlartifacts")
+def lose_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin with an empty store: of a file that is deleted under it MLflow keeps a pool of connections."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlflow.db{len(list(Path().glob('mlflow.db*')))}")
 
 
 @pytest.fixture
@@ -66,13 +67,13 @@ def decided(finished_run: FinishedRun, store_file: Path, monkeypatch: pytest.Mon
 
 
 def test_the_same_comes_back_and_what_was_refused_does_not_become_champion(
-    decided: FinishedRun, capsys: pytest.CaptureFixture[str]
+    decided: FinishedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     before = state()
     assert before[0] == {"champion": "2", "challenger": "4"}
     assert [event for _, event in before[2].values()] == ["refused", "rolled back", "restored", "promoted"]
     lines = decisions_file().read_text()
-    lose_store()
+    lose_store(monkeypatch)
     decided.register()
     assert state() == before
     assert decisions_file().read_text() == lines
@@ -80,7 +81,7 @@ def test_the_same_comes_back_and_what_was_refused_does_not_become_champion(
     assert f"restored {NAME} from what was decided: versions 1, 2, 3, 4; challenger 4, champion 2" in said
     assert f"already version 4 of {NAME}" in said
 
-    lose_store()
+    lose_store(monkeypatch)
     second = read_decisions()[2]
     assert (second.event, second.version, second.made_of is not None) == ("registered", "2", True)
     assert second.made_of is not None
@@ -95,7 +96,7 @@ def test_the_same_comes_back_and_what_was_refused_does_not_become_champion(
     assert judge(open_store(), NAME, SETTINGS).objection == "version 4 was refused (it copies)"
 
 
-def test_another_branch_of_git_still_knows_what_was_decided(decided: FinishedRun):
+def test_another_branch_of_git_still_knows_what_was_decided(decided: FinishedRun, monkeypatch: pytest.MonkeyPatch):
     for command in (
         ("add", "decisions.jsonl"),
         ("commit", "--quiet", "-m", "decisions"),
@@ -105,6 +106,6 @@ def test_another_branch_of_git_still_knows_what_was_decided(decided: FinishedRun
     subprocess.run(["git", "rm", "--quiet", "--cached", "decisions.jsonl"], check=True)
     before = state()
     decisions_file().unlink()
-    lose_store()
+    lose_store(monkeypatch)
     decided.register()
     assert state() == before
