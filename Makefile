@@ -6,7 +6,6 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 PYTHON ?= python3.11
-SHIPPED := data models/pocket-flux models/pocket-clip models/pocket-judge
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
@@ -32,14 +31,8 @@ MOVED := $(shell [ ! -e .venv/bin/pip ] || grep -qF "$(CURDIR)/.venv" .venv/bin/
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# A folder that is there is left alone, whatever is in it: it may hold somebody's own pictures. The marker tells a folder that
-# an interrupted pull left half full.
-pull: setup
-	@missing=""; \
-	for folder in $(SHIPPED); do [[ -e $$folder && ! -e .state/pulling ]] || missing+=" $$folder.dvc"; done; \
-	if [[ -n $$missing ]]; then \
-	    mkdir -p .state && touch .state/pulling && dvc pull --remote shipped $$missing && rm .state/pulling; \
-	fi
+pull: setup ## the shipped models, and the data: shipped too, or from your team's DVC remote
+	@python -m tasks.pull
 
 demo: pull ## from the shipped photographs to a registered adapter; again: nothing but register runs
 	dvc repro

@@ -18,8 +18,8 @@ from flows.command import run_once
 from flows.pipeline import run_id
 from flows.secrets import stage_secrets
 from flows.worktree import git, tree_of
-from tasks.registry.names import CHAMPION, registered_name_here
-from tasks.registry.promotion import fetch_adapter, record_measurement
+from tasks.registry.names import CHALLENGER, CHAMPION, registered_name_here
+from tasks.registry.promotion import fetch_adapter, record_measurement, stood_down
 from tasks.registry.verdict import PromotionError
 from tasks.registry.versions import find_alias
 from tasks.tracking.store import explained_failures, open_store
@@ -63,7 +63,10 @@ def _measure(model: str, revision: str) -> State[None]:
             if ran.reason:
                 raise TrainingError(f"{stage}: {ran.reason}")
         record_measurement(store, champion, METRICS)
-    return Completed(message=f"version {champion.version} of {model} is measured anew: promote again")
+    waiting = find_alias(store, model, CHALLENGER)
+    waits = waiting and waiting.version != champion.version and not stood_down(waiting, str(champion.version))
+    then = f": 'make promote' compares version {waiting.version} with it" if waits and waiting else ""
+    return Completed(message=f"version {champion.version} of {model} is measured anew{then}")
 
 
 def _as_it_stands() -> str:

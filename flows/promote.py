@@ -19,9 +19,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.command import run_once
+from flows.worktree import is_unmerged
 from tasks.registry import promotion
 from tasks.registry.names import PARAMS, registered_name_here
 from tasks.registry.verdict import PromoteSettings, PromotionError, Verdict
+from tasks.registry.versions import BRANCH
 from tasks.running.cli import read_section
 from tasks.tracking.store import Store, explained_failures, open_store
 from tlora.errors import TloraError
@@ -109,7 +111,13 @@ def _promote(store: Store, model: str, version: str, given: Answer) -> State[Non
             return _refuse(store, verdict, GATE, verdict.objection)
     promotion.promote_version(store, verdict, by=by, run=_this_run(), why=reason)
     before = f", version {verdict.champion} is previous" if verdict.champion else ""
-    return Completed(message=f"version {verdict.challenger} of {model} is champion{before} (by {by})")
+    return Completed(message=f"version {verdict.challenger} of {model} is champion{before} (by {by}){_stands_on(store, verdict)}")
+
+
+def _stands_on(store: Store, verdict: Verdict) -> str:
+    """Say how a champion's settings are kept, where they are those of a run's branch alone."""
+    branch = store.client.get_model_version(verdict.model, verdict.challenger).tags.get(BRANCH, "")
+    return f"; its settings are those of {branch}: 'git merge {branch} && dvc checkout' keeps them" if is_unmerged(branch) else ""
 
 
 def _ask(verdict: Verdict, minutes: float) -> Approval:

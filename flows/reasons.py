@@ -5,17 +5,18 @@ What was tried already and did not become champion is no reason a second time.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.plan import changes, is_code, read_status, settings_in
-from flows.worktree import git
+from flows.worktree import git, is_unmerged
 from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
-from tasks.registry.names import CHALLENGER, CHAMPION
+from tasks.registry.names import CHALLENGER, CHAMPION, PREVIOUS
+from tasks.registry.promotion import stood_down
 from tasks.registry.settings import RetrainSettings as RetrainSettings
-from tasks.registry.versions import find_alias
+from tasks.registry.versions import BRANCH, find_alias, versions_of
 from tasks.running.cli import read_params, read_section
 from tasks.running.state_folder import state_folder
 from tasks.tracking.store import Store
@@ -24,6 +25,7 @@ from tlora.flux.files import base_revision, is_same_base
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import parse_settings
+from tlora.runtime.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from tasks.registry.versions import ModelVersion
@@ -35,10 +37,14 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class RetrainReasons:
-    """Why to train again, each in a few words; where there is no reason, why not in `quiet`."""
+    """Why to train again, each in a few words; where there is no reason, why not in `quiet`.
+
+    Where the champion stands on a branch with settings that this tree has not, `held` says why a person promotes, not the gate.
+    """
 
     reasons: tuple[str, ...]
     quiet: str = ""
+    held: str = ""
 
 
 def read_settings() -> RetrainSettings:
@@ -132,40 +138,64 @@ def find_reasons(store: Store, model: str, settings: RetrainSettings) -> Retrain
     data = ["the pictures have changed since data.dvc was written"] if _has_changed("data", since_run) else []
     code = [change for change in since_run if is_code(change.split(" ")[0])]
     here = [*data, *settings_in(status), *(code if settings.on_code_change else [])]
-    champion, challenger = find_alias(store, model, CHAMPION), find_alias(store, model, CHALLENGER)
-    if champion is None and challenger is None:
+    champion, previous = find_alias(store, model, CHAMPION), find_alias(store, model, PREVIOUS)
+    if champion is None and find_alias(store, model, CHALLENGER) is None:
         return RetrainReasons(("there is no version yet",))
-    if not here and challenger and (decided := _decided(challenger)) and not _differences(store, challenger):
-        return RetrainReasons((), f"version {challenger.version} was made from the same, and {decided}")
+    for version in versions_of(store, model) if not here else ():
+        if (decided := _decided(version, champion, previous)) and not _differences(store, version):
+            return RetrainReasons((), f"version {version.version} was made from the same, and {decided}")
     if champion is None:
         return RetrainReasons((*here, "there is no champion yet"))
-    reasons = [*here, *_differences(store, champion)]
+    own = settings_of_branch(champion.tags.get(BRANCH, ""))
+    reasons = [*here, *_differences(store, champion, own)]
     if reasons:
-        return RetrainReasons(tuple(_shortened(reasons)))
+        return RetrainReasons(tuple(_shortened(reasons)), held=_held(champion, own))
     only_code = f"; only code has changed ({', '.join(_shortened(code))}), and retrain.on_code_change is off" if code else ""
     return RetrainReasons((), f"data, base and settings are those of the champion, version {champion.version}{only_code}")
 
 
-def _differences(store: Store, version: "ModelVersion") -> list[str]:
-    """Return in what the present data, base and settings differ from what a version was made from."""
+def settings_of_branch(branch: str) -> dict[str, Any]:
+    """Return the settings, by dotted name, that a run's branch has otherwise than this tree has had ever since it was made."""
+    if not is_unmerged(branch):
+        return {}
+    fork = git("merge-base", "HEAD", branch)
+    before, there = (parse_yaml(git("show", f"{revision}:./{PARAMS}")) for revision in (fork, branch))
+    now = read_params(PARAMS)
+    names = [(section, name) for section in SECTIONS for name in there.get(section, {})]
+    values = [(f"{s}.{n}", there[s][n], before.get(s, {}).get(n), now.get(s, {}).get(n)) for s, n in names]
+    return {name: its for name, its, old, mine in values if its != old and mine == old}
+
+
+def _held(champion: "ModelVersion", own: Mapping[str, Any]) -> str:
+    if not own:
+        return ""
+    settings, branch = ", ".join(f"{name}={value}" for name, value in own.items()), champion.tags[BRANCH]
+    return (
+        f"not promoted: the champion, version {champion.version}, stands on {branch} with {settings}: keep them with"
+        f" 'git merge {branch} && dvc checkout', or give them up with 'make promote'"
+    )
+
+
+def _differences(store: Store, version: "ModelVersion", besides: Container[str] = ()) -> list[str]:
+    """Return in what the present data, base and settings, besides some, differ from what a version was made from."""
     found = []
     _, digest = read_dvc_file(DATA)
     if digest != version.tags.get("data_dvc"):
         found.append(f"data.dvc is {digest[:8]}, version {version.version}'s was {version.tags.get('data_dvc', 'unknown')[:8]}")
     model = parse_settings(ModelSpec, read_section(PARAMS, "model"), f"{PARAMS}: model")
     revision, before = base_revision(model), version.tags.get("base_revision", "")
-    if not is_same_base(model.path, revision, version.tags.get("base", ""), before):
+    if "model.path" not in besides and not is_same_base(model.path, revision, version.tags.get("base", ""), before):
         found.append(f"the base is at {revision[:8]}, version {version.version}'s was {before[:8]}")
     run = store.client.get_run(str(version.run_id))
-    return found + list(_changed_settings(read_params(PARAMS), run.data.params))
+    return found + [said for name, said in _changed_settings(read_params(PARAMS), run.data.params) if name not in besides]
 
 
-def _changed_settings(params: Mapping[str, Any], before: Mapping[str, str]) -> Iterator[str]:
+def _changed_settings(params: Mapping[str, Any], before: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for section in SECTIONS:
         for name, value in params.get(section, {}).items():
             old = before.get(f"{section}.{name}")
             if old is not None and not _is_same(str(value), old):
-                yield f"{section}.{name} is {value}, was {old}"
+                yield f"{section}.{name}", f"{section}.{name} is {value}, was {old}"
 
 
 def _is_same(value: str, other: str) -> bool:
@@ -180,10 +210,14 @@ def _has_changed(folder: str, changed: list[str]) -> bool:
     return any(change in (f"{folder} modified", f"{folder} deleted") for change in changed)
 
 
-def _decided(version: "ModelVersion") -> str:
+def _decided(version: "ModelVersion", champion: "ModelVersion | None", previous: "ModelVersion | None") -> str:
     """Return what became of a version that is not champion; empty while nothing has."""
-    if version.tags.get("promotion.event") in ("refused", "rolled back"):
-        return f"was {version.tags['promotion.event']} ({version.tags.get('promotion.why', 'no reason given')})"
+    if champion and version.version == champion.version:
+        return ""
+    if settled := stood_down(version, str(champion.version) if champion else "", has_champion=False):
+        return settled
+    if previous and version.version == previous.version:
+        return "was champion before"
     return "its evaluation recommends no checkpoint" if version.tags.get("recommended") != "true" else ""
 
 

@@ -36,11 +36,12 @@ from flows.reasons import RetrainReasons, RetrainSettings, bring_in, find_reason
 from flows.run_page import table
 from flows.worktree import commit, git
 from tasks.dvc_command import run_dvc
+from tasks.registry.decisions import FILE as DECISIONS
 from tasks.registry.names import registered_name_here
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import TloraError
 
-KEPT = ("dvc.lock", "data.dvc", "metrics/evaluate.json")  # what git keeps of a run
+KEPT = ("dvc.lock", "data.dvc", "metrics/evaluate.json", DECISIONS)  # what git keeps of a run
 
 
 @flow(name="retrain", persist_result=False)
@@ -67,7 +68,7 @@ def _retrain(settings: RetrainSettings) -> State[None]:
     if not ran.is_completed():
         return Failed(message=f"pipeline: {ran.message}")
     kept = _keep(settings)
-    return Completed(message=f"{'; '.join(found.reasons)}: {ran.message}; {_promote()}{kept}")
+    return Completed(message=f"{'; '.join(found.reasons)}: {ran.message}; {found.held or _promote()}{kept}")
 
 
 def _show_plan(found: RetrainReasons) -> None:

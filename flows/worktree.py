@@ -52,6 +52,11 @@ def own_tree(run_id: str, overrides: Sequence[str]) -> Iterator[str]:
             remove_branch(branch)
 
 
+def is_unmerged(branch: str) -> bool:
+    """Whether there is such a branch, and the working tree's does not hold all of it."""
+    return bool(branch and git("branch", "--list", branch) and git("rev-list", "--max-count=1", f"HEAD..{branch}"))
+
+
 def remove_branch(branch: str) -> None:
     """Remove the branch of a run that came to nothing."""
     git("branch", "--quiet", "-D", branch)

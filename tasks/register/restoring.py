@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from tasks.dvc_command import run_dvc
 from tasks.registry import promotion, versions
 from tasks.registry.decisions import Decision, MadeOf, read_decisions
@@ -24,7 +22,8 @@ from tlora.errors import SettingsError, TloraError
 from tlora.flux.files import base_revision, is_same_base
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import AdapterMetadata, find_weights, read_metadata
-from tlora.runtime.settings import parse_settings
+from tlora.runtime.settings import parse_settings, read_mapping
+from tlora.runtime.yaml_text import render_yaml
 
 if TYPE_CHECKING:
     from tasks.registry.versions import ModelVersion
@@ -111,7 +110,7 @@ def restore_registry(store: Store, present: Present, register: Register) -> list
 
 def made_of(model: ModelSpec, files: RunFiles, data: str) -> MadeOf:
     """Return from what a version can be registered again: dvc.lock says which digests the stages' outputs have."""
-    lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8")) if Path("dvc.lock").exists() else {}
+    lock = read_mapping(Path("dvc.lock"), "a mapping", "") if Path("dvc.lock").exists() else {}
     outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", ())]
     held = {out["path"]: out["md5"] for out in outs if any(Path(out["path"]).is_relative_to(folder) for folder in files.folders)}
     return MadeOf({"path": model.path, "revision": model.revision, "quantisation": model.quantisation}, data, held)
@@ -228,10 +227,10 @@ def _fetched(made: MadeOf) -> Iterator[Path]:
             with Path(".dvc/config").open("w", encoding="utf-8") as file:
                 config.write(file)
             outs = [{"md5": digest, "hash": "md5", "path": path} for path, digest in made.outputs.items()]
-            Path("outputs.dvc").write_text(yaml.safe_dump({"outs": outs}), encoding="utf-8")
+            Path("outputs.dvc").write_text(render_yaml({"outs": outs}), encoding="utf-8")
             _check_out(made.outputs, can_pull=config.has_option("core", "remote"))
         written = {"outs": [{"md5": made.data, "hash": "md5", "path": "data"}]}
-        (folder / "data.dvc").write_text(yaml.safe_dump(written), encoding="utf-8")
+        (folder / "data.dvc").write_text(render_yaml(written), encoding="utf-8")
         if not (folder / EVALUATION).exists():
             raise SettingsError(f"its evaluation did not leave {EVALUATION} yet")
         yield folder

@@ -9,6 +9,8 @@ from flows.plan import make_plan
 from flows.reasons import RetrainSettings, bring_in, find_reasons
 from flows.worktree import git as run_git
 from tasks.dvc_command import read_dvc_file, run_dvc
+from tasks.registry.promotion import promote_version
+from tasks.registry.verdict import Verdict
 from tasks.restore_data import restore_data
 from tasks.tracking.store import Store, open_store
 from tests.flows.kiln import (
@@ -202,6 +204,31 @@ def test_what_was_tried_and_refused_is_no_news_again(store: Store, kiln: Path):
     assert (found.reasons, found.quiet) == ((), "version 2 was made from the same, and was refused (it copies)")
     changed_settings(rank=8)
     assert find_reasons(store, NAME, SETTINGS).reasons != ()
+
+
+def test_a_champion_of_a_branch_is_not_undone_by_the_tree_that_it_came_from(store: Store, kiln: Path):
+    git(kiln, "checkout", "--quiet", "-b", "run/e52c")
+    changed_settings(rank=32)
+    git(kiln, "commit", "--quiet", "--all", "--message", "Override train.rank=32")
+    register_present(store, "challenger", {"branch": "run/e52c"})
+    git(kiln, "checkout", "--quiet", "main")
+    run_everything()
+    promote_version(store, Verdict(NAME, "2", "1"), by="ann", run="amber-fox", why="finer joints")
+    found = find_reasons(store, NAME, SETTINGS)
+    assert (found.reasons, found.quiet) == ((), "version 1 was made from the same, and was champion before")
+
+    (kiln / "data" / "stone.txt").write_text("stone\n")
+    found = find_reasons(store, NAME, SETTINGS)
+    assert found.reasons == ("the pictures have changed since data.dvc was written",), "what the branch changed is no news"
+    assert found.held == (
+        "not promoted: the champion, version 2, stands on run/e52c with train.rank=32: keep them with"
+        " 'git merge run/e52c && dvc checkout', or give them up with 'make promote'"
+    )
+    changed_settings(rank=8)  # now somebody here wants otherwise
+    assert "train.rank is 8, was 32.0" in find_reasons(store, NAME, SETTINGS).reasons
+    run_git("checkout", "--quiet", "params.yaml")
+    git(kiln, "merge", "--quiet", "run/e52c")
+    assert find_reasons(store, NAME, SETTINGS).held == ""
 
 
 def test_a_first_version_is_always_worth_making(kiln: Path):

@@ -14,17 +14,25 @@ from tasks.registry.verdict import PromoteSettings
 from tasks.registry.versions import aliases_of, versions_of
 from tasks.tracking.store import open_store
 from tests.tasks.finished_run import BASE, NAME, FinishedRun
-from tlora.flux.files import base_digest
+from tlora.flux.files import base_revision
 from tlora.flux.spec import ModelSpec
 
 pytestmark = pytest.mark.slow
 SETTINGS = PromoteSettings()
-OUTS = ["adapters", "artifacts/grids", "artifacts/pictures", "reports/train", "reports/evaluate", "artifacts/manifest"]
+OUTS = [
+    "adapters",
+    "artifacts/recommended",
+    "artifacts/grids",
+    "artifacts/pictures",
+    "reports/train",
+    "reports/evaluate",
+    "artifacts/manifest",
+]
 
 
 def run_before(run: FinishedRun, seed: int) -> None:
     """Let the stages before `register` have run, as DVC sees it: nobody commits what they leave."""
-    run.train(seed=seed, base_revision=base_digest(ModelSpec(BASE)))
+    run.train(seed=seed, base_revision=base_revision(ModelSpec(BASE)))
     run.evaluate("checkpoint-000002")
     shutil.copy("metrics/evaluate.json", "reports/evaluate/evaluate.json")
     run_dvc("commit", "--force", "--quiet", "all")

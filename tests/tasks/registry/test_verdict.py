@@ -100,6 +100,27 @@ def test_rolling_back_restores_the_one_before_once_and_keeps_the_history(store: 
     assert aliases_of(store, NAME)["champion"] == "1"
 
 
+def test_what_was_rolled_back_or_replaced_is_champion_again_only_when_asked_for(store: Store):
+    for _ in range(2):
+        add_version(store, "challenger")
+        promote_version(store, judge(store, NAME, SETTINGS), by="ann", run="amber-fox", why="better")
+    again = 'make promote VERSION=1 AGAIN=1 WHY="..."'
+    replaced = judge(store, NAME, SETTINGS, "1")
+    assert (replaced.objection, replaced.remedy) == ("version 1 was champion before, until version 2 took its place", again)
+    roll_back(store, NAME, by="bob", run="calm-owl", why="grey joints")
+    for _ in range(2):  # a refusal does not take the place of what was decided before
+        rolled_back = judge(store, NAME, SETTINGS)
+        assert rolled_back.objection == "version 2 was rolled back (grey joints)"
+        note_refusal(store, rolled_back, by="the gate", run="red-hen", why=rolled_back.objection)
+    assert judge(store, NAME, SETTINGS, again=True).objection == ""
+
+
+def test_a_challenger_of_a_branch_names_the_measurement_that_is_like_its_own(store: Store):
+    add_version(store, "champion")
+    add_version(store, "challenger", tags={"evaluation.seeds": "1,2", "branch": "run/e52c"})
+    assert judge(store, NAME, SETTINGS).remedy == "prefect deployment run measure/champion -p revision=run/e52c"
+
+
 def test_a_refusal_is_noted_on_the_version(store: Store):
     add_version(store, "challenger", tags={"recommended": "false"})
     verdict = judge(store, NAME, SETTINGS)
