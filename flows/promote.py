@@ -10,13 +10,15 @@ import getpass
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from prefect import State, flow
+from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.utilities.urls import url_for
 
 from flows.command import run_once
 from flows.worktree import is_unmerged
@@ -25,7 +27,7 @@ from tasks.registry.names import PARAMS, registered_name_here
 from tasks.registry.verdict import PromoteSettings, PromotionError, Verdict
 from tasks.registry.versions import BRANCH
 from tasks.running.cli import read_section
-from tasks.tracking.store import Store, explained_failures, open_store
+from tasks.tracking.store import Store, explained_failures, open_store, run_address, version_address
 from tlora.errors import TloraError
 from tlora.runtime.settings import parse_settings
 
@@ -99,7 +101,7 @@ def _promote(store: Store, model: str, version: str, given: Answer) -> State[Non
     by, reason = given.approved_by or GATE, given.why or "passed the gate"
     if settings.approval and not given.approved_by:
         try:
-            answer = _ask(verdict, settings.approval_minutes)
+            answer = _ask(verdict.to_markdown() + _pages(store, verdict), settings.approval_minutes)
         except TimeoutError:
             return _refuse(store, verdict, GATE, f"nobody approved it within {settings.approval_minutes:g} minutes")
         by, reason = answer.your_name, answer.reason or reason
@@ -120,14 +122,30 @@ def _stands_on(store: Store, verdict: Verdict) -> str:
     return f"; its settings are those of {branch}: 'git merge {branch} && dvc checkout' keeps them" if is_unmerged(branch) else ""
 
 
-def _ask(verdict: Verdict, minutes: float) -> Approval:
+def _pages(store: Store, verdict: Verdict) -> str:
+    """Return where the pictures are that a person judges by, as Markdown."""
+    version = store.client.get_model_version(verdict.model, verdict.challenger)
+    shown = version_address(store, verdict.model, verdict.challenger)
+    run = run_address(store, str(version.run_id))
+    if not shown:
+        return f"\nPictures: {Path('reports') / 'register' / 'champion.html'}\n"
+    beside = f"[beside the champion's]({run}/artifacts/reports/register/champion.html)"
+    return f"\nPictures: {beside}; [version {verdict.challenger}]({shown})\n"
+
+
+def _ask(page: str, minutes: float) -> Approval:
     """Wait for a person, who sees the comparison on the run's page; the process waits, no card does.
 
     Raises:
         TimeoutError: If nobody comes.
     """
     seconds = max(1, round(60 * minutes))
-    asked = Approval.with_initial_data(description=verdict.to_markdown())
+    asked = Approval.with_initial_data(description=page)
+    where = url_for("flow-run", obj_id=flow_run.id) if flow_run.id else None
+    get_run_logger().info(
+        "waiting for a person to say yes or no%s; at a command line: make promote APPROVED_BY=name",
+        f" on {where}" if where else "",
+    )
 
     async def ask() -> Approval:
         async with asyncio.timeout(seconds):

@@ -34,7 +34,15 @@ from tasks.registry.promotion import had_champion, leave_trail
 from tasks.results.album import parts_of_album
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
-from tasks.tracking.store import Store, explained_failures, open_store, passing_store, public_uri, run_address
+from tasks.tracking.store import (
+    Store,
+    explained_failures,
+    open_store,
+    passing_store,
+    public_uri,
+    run_address,
+    version_address,
+)
 from tlora.errors import CheckpointError
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import BASE
@@ -271,6 +279,8 @@ def _say_where(store: Store, version: "ModelVersion", aliases: list[str], grids:
     uri, passing = public_uri(store.uri), passing_store()
     address = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
     print(f"grid:      {grids / 'grid.png'}")
+    if page := version_address(store, version.name, str(version.version)):
+        print(f"version:   {page}")
     print(f"model:     {version.name}, version {version.version}, alias {', '.join(aliases) or 'none'}")
     print(f"load it:   mlflow.pyfunc.load_model('models:/{version.name}/{version.version}')")
     print(f"MLflow UI: {address}", flush=True)

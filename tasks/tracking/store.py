@@ -68,8 +68,17 @@ def public_uri(uri: str) -> str:
 
 def run_address(store: Store, run_id: str) -> str:
     """Return where a server shows a run, without user and password; empty where the store is no server."""
+    return _page(store, f"experiments/{store.experiment_id}/runs/{run_id}")
+
+
+def version_address(store: Store, model: str, number: str) -> str:
+    """Return where a server shows a version of a registered model; empty where the store is no server."""
+    return _page(store, f"models/{model}/versions/{number}")
+
+
+def _page(store: Store, path: str) -> str:
     server = re.sub(r"://[^/@]*@", "://", store.uri).rstrip("/")
-    return f"{server}/#/experiments/{store.experiment_id}/runs/{run_id}" if server.startswith("http") else ""
+    return f"{server}/#/{path}" if server.startswith("http") else ""
 
 
 def open_store() -> Store:
