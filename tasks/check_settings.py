@@ -26,6 +26,7 @@ from tlora.flux.model import choose_device, image_tokens_of, outline_transformer
 from tlora.inject import require_targets
 from tlora.metadata.concept import read_concept
 from tlora.pictures.views import require_resolution
+from tlora.runtime.remedies import PIPELINE, explain
 from tlora.runtime.settings import nearest, parse_settings
 from tlora.training.optimizer import require_optimizer
 
@@ -73,9 +74,9 @@ def check_settings(params: Path) -> None:
     require_base(model)
     choose_device(model)
     with named_section("evaluate"):
-        require_evaluator(evaluation.evaluator, evaluation.evaluator_revision, "evaluate.evaluator")
+        require_evaluator(evaluation.evaluator, evaluation.evaluator_revision)
         if evaluation.dinov2:
-            require_evaluator(evaluation.dinov2, evaluation.dinov2_revision, "evaluate.dinov2")
+            require_evaluator(evaluation.dinov2, evaluation.dinov2_revision)
     with named_section("cache_latents"):
         multiple = require_resolution(settings["cache_latents"], model)
     with named_section("train"):
@@ -98,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_settings(options.params)
     except (TloraError, OSError) as error:
-        print(f"settings: error: {error}", file=sys.stderr)
+        reason = explain(error, PIPELINE) if isinstance(error, TloraError) else error
+        print(f"settings: error: {reason}", file=sys.stderr)
         return BAD_INPUT
     if not options.quiet:
         print(f"settings: no stage refuses {options.params}, and its models can be had")

@@ -11,6 +11,7 @@ from typing import NoReturn
 from tlora.commands import card, doctor, export, import_, infer, inspect, train
 from tlora.errors import TloraError
 from tlora.runtime.preemption import PREEMPTED, Preempted
+from tlora.runtime.remedies import CONFIG, explain
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.run(options)
     except TloraError as error:
-        sys.exit(f"tlora {options.verb}: error: {error}")
+        sys.exit(f"tlora {options.verb}: error: {explain(error, CONFIG)}")
     except Preempted as stop:
         print(f"tlora {options.verb}: stopped: {stop}", file=sys.stderr)
         sys.exit(PREEMPTED)

@@ -14,9 +14,22 @@ TloraError
 +-- EvaluationError   an evaluation is incomplete, or not there where it is needed
 """
 
+from typing import Literal
+
+Lack = Literal["base", "device", "data", "pictures", "evaluator", "cache", "captions", "manifest"]
+
 
 class TloraError(Exception):
-    """Anything wrong with what was given to us."""
+    """Anything wrong with what was given to us.
+
+    Args:
+        said: What is wrong, and where.
+        lack: What cannot be used, where the way to come by it depends on the program that is run; its caller says which.
+    """
+
+    def __init__(self, said: str = "", lack: Lack | None = None) -> None:
+        super().__init__(said)
+        self.lack = lack
 
 
 class SettingsError(TloraError):

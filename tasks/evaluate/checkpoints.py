@@ -9,6 +9,7 @@ from typing import TypeVar
 from tlora.errors import CheckpointError, InjectionError, ModelError
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import FINAL, WEIGHTS_FILE, AdapterMetadata, read_metadata
+from tlora.runtime.remedies import PIPELINE, explain
 
 T = TypeVar("T")
 
@@ -38,8 +39,8 @@ def attempt(failures: dict[str, str], what: str, action: Callable[[], T]) -> T |
     try:
         return action()
     except (CheckpointError, InjectionError, ModelError) as error:
-        failures[what] = str(error)
-        print(f"evaluate: going on without {what}: {error}", file=sys.stderr, flush=True)
+        failures[what] = explain(error, PIPELINE)
+        print(f"evaluate: going on without {what}: {failures[what]}", file=sys.stderr, flush=True)
         return None
 
 

@@ -26,6 +26,7 @@ from tasks.running.telemetry import telemetry_off
 from tlora.errors import InjectionError, SettingsError, TloraError
 from tlora.runtime.atomic_file import write_json
 from tlora.runtime.preemption import PREEMPTED, Preempted
+from tlora.runtime.remedies import PIPELINE, explain
 from tlora.runtime.settings import parse_settings, read_mapping
 
 SETTINGS = "settings"  # the argument that comes from the section of the stage's own name
@@ -55,7 +56,7 @@ def run_stage(stage: Callable[..., None], arguments: list[str] | None = None, *,
     except Preempted as stop:
         code, reason = PREEMPTED, str(stop)
     except TloraError as error:
-        code, reason = BAD_INPUT, str(error)
+        code, reason = BAD_INPUT, explain(error, PIPELINE)
     except OSError as error:
         code, reason = BAD_INPUT, _explain(error)
     except KeyboardInterrupt:

@@ -94,7 +94,7 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "train: {target_modules: [to_qq]}": "target_modules: 'to_qq' matches no Linear of the blocks, did you mean 'to_q'?",
     "train: {target_modules: [x_embedder]}": f"target_modules: 'x_embedder' is x_embedder, {OUTSIDE}",
     "model: {dtype: float8}": ".dtype: must be one of float32, bfloat16, float16, got 'float8'",
-    "model: {device: gpu}": ".device: 'gpu' is no device: use cpu, cuda, cuda:0 or auto",
+    "model: {device: gpu}": "device: 'gpu' is no device: use cpu, cuda, cuda:0 or auto",
     "validate: {engine: dask}": ".engine: must be one of processes, ray, got 'dask'",
     "evaluate: {sigma_mask: none}": ".sigma_mask: must be one of timestep, step_index, full, got 'none'",
     # Contradicting another setting, or the base model

@@ -46,7 +46,7 @@ LATE = {  # what the last stages would say
     "evaluate: unknown key 'seedz', did you mean 'seeds'?": {"evaluate": {"seedz": 4}},
     "evaluate: seeds must be at least 2 (diversity compares them), got 1": {"evaluate": {"seeds": 1}},
     "evaluate: width and height must be multiples of 4, got 30 x 64": {"evaluate": {"width": 30}},
-    "models/nowhere/clip: no evaluator there: check evaluate.evaluator": {"evaluate": {"evaluator": "models/nowhere/clip"}},
+    "models/nowhere/clip: no evaluator there: check section evaluate": {"evaluate": {"evaluator": "models/nowhere/clip"}},
     "train: target_modules: 'to_qq' matches no Linear of the blocks": {"train": {"target_modules": ["to_qq"]}},
     "train: learning_rate 5e-05 is an AdamW's": {"train": {"optimizer": "prodigy", "learning_rate": 5e-5}},
     "promote: max_copied must not be negative": {"promote": {"max_copied": -1}},

@@ -23,6 +23,7 @@ from tlora.flux.spec import ModelSpec
 from tlora.pictures.files import list_pictures, mask_path, read_caption
 from tlora.pictures.views import ViewSettings
 from tlora.runtime.disk import require_free_space
+from tlora.runtime.remedies import CONFIG, PIPELINE, explain
 from tlora.runtime.settings import field_names, parse_settings, read_mapping
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
                 say(line)
         except TloraError as error:
             failed = True
-            say(f"error: {error}")
+            say(f"error: {explain(error, CONFIG if options.config else PIPELINE)}")
     if not options.config:
         failed = failed or not _say_of_all_stages(options.params)
         say("servers: not looked at; 'make check' says whether scheduler, workers, MLflow and the DVC remote do their work")

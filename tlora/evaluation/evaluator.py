@@ -54,7 +54,7 @@ def load_evaluator(path: str, revision: str = "") -> Evaluator:
     Raises:
         ModelError: If it cannot be loaded.
     """
-    clip, processor, tokenizer = _load((CLIPModel, CLIPImageProcessorPil, CLIPTokenizer), path, revision, "evaluate.evaluator")
+    clip, processor, tokenizer = _load((CLIPModel, CLIPImageProcessorPil, CLIPTokenizer), path, revision)
     encoder = PictureEncoder(processor, lambda pixels: _tensor(clip.get_image_features(pixel_values=pixels)))
     return Evaluator(encoder, clip, tokenizer)
 
@@ -68,7 +68,7 @@ def load_dinov2(path: str, revision: str = "") -> PictureEncoder:
     Source:
         DINOv2 (arXiv:2304.07193); as a metric of fidelity it follows DreamBooth (arXiv:2208.12242), which used its forerunner.
     """
-    model, processor = _load((Dinov2Model, BitImageProcessorPil), path, revision, "evaluate.dinov2")
+    model, processor = _load((Dinov2Model, BitImageProcessorPil), path, revision)
     return PictureEncoder(processor, lambda pixels: _tensor(model(pixel_values=pixels)))
 
 
@@ -90,35 +90,34 @@ def embed_texts(evaluator: Evaluator, texts: Sequence[str]) -> Float[Tensor, "te
     return _unit(_tensor(features))
 
 
-def require_evaluator(path: str, revision: str, setting: str) -> None:
+def require_evaluator(path: str, revision: str) -> None:
     """Check that an evaluator can be had, before anything is loaded.
 
     Args:
         path: Folder or hub name.
         revision: Its commit on the hub; empty for a folder.
-        setting: Its key in params.yaml, for the message.
 
     Raises:
         ModelError: If there is no such folder, or it is on the hub, not on this machine, and the hub may not be asked.
     """
     if Path(path).exists():
         if not (Path(path) / "config.json").is_file():
-            raise ModelError(f"{path}: no evaluator there (config.json is missing): check {setting} in params.yaml")
+            raise ModelError(f"{path}: no evaluator there (config.json is missing)", "evaluator")
         return
     if path.count("/") != 1 or Path(path).parent.is_dir():
-        raise ModelError(f"{path}: no evaluator there: check {setting} in params.yaml, or 'dvc pull -r shipped'")
+        raise ModelError(f"{path}: no evaluator there", "evaluator")
     if is_offline_mode() and not isinstance(try_to_load_from_cache(path, "config.json", revision=revision or None), str):
-        raise ModelError(f"{path}: not on this machine, and HF_HUB_OFFLINE is set: unset it, or name a folder in {setting}")
+        raise ModelError(f"{path}: not on this machine, and HF_HUB_OFFLINE is set: unset it, or name a folder")
 
 
-def _load(parts: Sequence[Any], path: str, revision: str, setting: str) -> list[Any]:
+def _load(parts: Sequence[Any], path: str, revision: str) -> list[Any]:
     """Load the parts of an evaluator, a model first; transformers itself would fill what a file lacks with random weights."""
-    require_evaluator(path, revision, setting)
+    require_evaluator(path, revision)
     kind, chosen = parts[0], revision or "main"
     try:
         found = PreTrainedConfig.get_config_dict(path, revision=chosen)[0].get("model_type")
         if found != kind.config_class.model_type:
-            raise ModelError(f"{path}: is a {found}, and {setting} needs a {kind.config_class.model_type}")
+            raise ModelError(f"{path}: is a {found}, not a {kind.config_class.model_type}")
         model, told = kind.from_pretrained(path, revision=chosen, dtype=torch.float32, output_loading_info=True)
         others = [part.from_pretrained(path, revision=chosen) for part in parts[1:]]
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -65,7 +65,7 @@ def read_item(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CacheError(f"{path}: cached item is missing or damaged: delete the folder and run the stage again") from error
+        raise CacheError(f"{path}: cached item is missing or damaged", "cache") from error
 
 
 def read_index(folder: Path) -> list[dict[str, object]]:
@@ -77,7 +77,7 @@ def read_index(folder: Path) -> list[dict[str, object]]:
     try:
         return list(json.loads((folder / INDEX).read_text(encoding="utf-8"))["items"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{folder / INDEX}: not a readable cache index: run the stage that makes it again") from error
+        raise CacheError(f"{folder / INDEX}: not a readable cache index", "cache") from error
 
 
 class LatentCache(Sequence[LatentItem]):
@@ -118,7 +118,7 @@ class PromptCache:
         """
         missing = [caption for caption in captions if caption not in self.files]
         if missing:
-            raise CacheError(f"{self.folder}: no embedding of {missing[0]!r}: run cache_prompts again")
+            raise CacheError(f"{self.folder}: no embedding of {missing[0]!r}", "captions")
         items = [read_item(self.folder / self.files[caption]) for caption in captions]
         return (
             torch.stack([item["prompt_embeds"] for item in items]),

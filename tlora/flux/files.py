@@ -54,10 +54,7 @@ def require_base(spec: ModelSpec) -> None:
         raise ModelError("quantisation nf4 needs the package bitsandbytes: pip install 'flux-tlora[quantised]', or use int8")
     if spec.is_folder:
         if not (Path(spec.path) / _INDEX).exists():
-            raise ModelError(
-                f"{spec.path}: no base model there ({_INDEX} is missing): check model.path in params.yaml,"
-                " or fetch the shipped models with 'dvc pull -r shipped'"
-            )
+            raise ModelError(f"{spec.path}: no base model there ({_INDEX} is missing)", "base")
         return
     if local_file(spec, _INDEX).exists():
         return

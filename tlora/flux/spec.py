@@ -31,6 +31,10 @@ class ModelSpec:
     device: str = "auto"
     quantisation: Quantisation = "none"
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device: {self.device!r} is no device: use cpu, cuda, cuda:0 or auto")
+
     @property
     def is_folder(self) -> bool:
         """Whether the path means a folder: it exists, or lies below one that exists, or is spelt as one."""

@@ -44,15 +44,13 @@ def list_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "no such folder"
-        raise PictureError(
-            f"{folder}: {what}: fetch the data with 'dvc pull', or bring your own with 'make new DATA=... TRIGGER=...'"
-        )
+        raise PictureError(f"{folder}: {what}", "data")
     named = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     found = sorted((p for p in named if not is_mask(p)), key=lambda p: p.name)
     if not found:
         foreign = next((p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in FOREIGN_SUFFIXES), None)
-        remedy = f"convert files such as {foreign}" if foreign else "bring yours with 'make new DATA=... TRIGGER=...'"
-        raise PictureError(f"{folder}: holds no pictures ({' '.join(SUFFIXES)}): {remedy}")
+        said = f"{folder}: holds no pictures ({' '.join(SUFFIXES)})"
+        raise PictureError(f"{said}: convert files such as {foreign}") if foreign else PictureError(said, "pictures")
     for path in found:
         if not path.name.isascii() and path.name.encode(errors="ignore").decode() != path.name:
             raise PictureError(f"{folder}: the name {path.name!r} is not UTF-8: rename that picture")

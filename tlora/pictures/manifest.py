@@ -77,12 +77,12 @@ def read_manifest(path: Path) -> Manifest:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
         if given["version"] != VERSION:
-            raise PictureError(f"{path}: manifest version {given['version']}, this code reads {VERSION}: run validate again")
+            raise PictureError(f"{path}: manifest version {given['version']}, this code reads {VERSION}", "manifest")
         manifest = Manifest(tuple(PictureItem(**item) for item in given["items"]), given["digest"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PictureError(f"{path}: not a readable manifest ({error}): run validate again") from error
+        raise PictureError(f"{path}: not a readable manifest ({error})", "manifest") from error
     if _digest(manifest.items) != manifest.digest:
-        raise PictureError(f"{path}: its digest does not fit its items: it was edited by hand; run validate again")
+        raise PictureError(f"{path}: its digest does not fit its items: it was edited by hand", "manifest")
     return manifest
 
 

@@ -64,7 +64,7 @@ def test_an_empty_and_a_missing_folder_are_one_line(data: Path, base: ModelSpec)
     with pytest.raises(PictureError, match=r"^data/images: holds no pictures [^\n]*$"):
         run(base)
     data.rmdir()
-    with pytest.raises(PictureError, match=r"^data/images: no such folder: [^\n]*$"):
+    with pytest.raises(PictureError, match=r"^data/images: no such folder$"):
         run(base)
 
 

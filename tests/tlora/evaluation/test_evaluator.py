@@ -39,9 +39,9 @@ def test_a_dinov2_from_a_folder_gives_unit_embeddings_of_its_class_token(dinov2:
 
 
 def test_an_evaluator_that_is_not_there_is_one_line_that_names_its_setting() -> None:
-    with pytest.raises(ModelError, match=r"nowhere: no evaluator there: check evaluate\.evaluator"):
+    with pytest.raises(ModelError, match=r"nowhere: no evaluator there$"):
         load_evaluator("./nowhere")
-    with pytest.raises(ModelError, match=r"nowhere: no evaluator there: check evaluate\.dinov2"):
+    with pytest.raises(ModelError, match=r"nowhere: no evaluator there$"):
         load_dinov2("./nowhere")
 
 
@@ -51,9 +51,9 @@ def test_a_folder_of_another_model_is_one_line(tmp_path: Path, dinov2: Path) -> 
     CLIPModel(CLIPConfig(text_config=small, vision_config={**small, "image_size": 28, "patch_size": 14})).save_pretrained(
         tmp_path
     )
-    with pytest.raises(ModelError, match=r"is a clip, and evaluate\.dinov2 needs a dinov2"):
+    with pytest.raises(ModelError, match=r"is a clip, not a dinov2"):
         load_dinov2(str(tmp_path))
-    with pytest.raises(ModelError, match=r"is a dinov2, and evaluate\.evaluator needs a clip"):
+    with pytest.raises(ModelError, match=r"is a dinov2, not a clip"):
         load_evaluator(str(dinov2))
 
 

@@ -121,8 +121,8 @@ def test_a_folder_that_is_not_there_is_said_before_anything_is_loaded() -> None:
 
 @pytest.mark.parametrize(("device", "message"), [("gpu", "'gpu' is no device"), ("cuda:x", "'cuda:x' is no device")])
 def test_a_device_that_is_none_is_refused(device: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        choose_device(ModelSpec("x", device=device))
+    with pytest.raises(ValueError, match=message):
+        ModelSpec("x", device=device)
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

@@ -28,7 +28,7 @@ def test_a_manifest_reads_back_and_refuses_what_was_edited(tmp_path: Path) -> No
     file.write_text(json.dumps(manifest_to_json(manifest)))
     assert read_manifest(file) == manifest
     file.write_text(file.read_text().replace("a photo of b.png", "a photo of a cat"))
-    with pytest.raises(PictureError, match="edited by hand; run validate again"):
+    with pytest.raises(PictureError, match=r"edited by hand$"):
         read_manifest(file)
     file.write_text("{}")
     with pytest.raises(PictureError, match="not a readable manifest"):
