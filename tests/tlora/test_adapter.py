@@ -110,7 +110,7 @@ def test_ortho_factors_are_the_chosen_singular_vectors_of_the_weight(sig_type: s
 )
 def test_what_of_the_start_is_approximate_or_slow_is_said(kind: str, sig_type: str, svd_source: str, line: str) -> None:
     said = TLoRAConfig(trainer_type=kind, sig_type=sig_type, svd_source=svd_source).starting_line
-    assert (said.startswith(line), bool(said)) == (True, bool(line))
+    assert said.startswith(line) if line else said == ""
 
 
 def test_a_large_layer_starts_as_its_base_to_the_bit_from_approximate_vectors() -> None:

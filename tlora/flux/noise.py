@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tlora.runtime.settings import require_choices
+
 MAX_TIMESTEP = 1000.0
-TIMESTEP_SAMPLINGS = ("uniform", "logit_normal", "shifted")
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class NoiseSettings:
     logit_std: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.timestep_sampling not in TIMESTEP_SAMPLINGS:
-            raise ValueError(f"timestep_sampling must be one of {', '.join(TIMESTEP_SAMPLINGS)}, got {self.timestep_sampling!r}")
+        require_choices(self)
         if not (0 < self.logit_std < math.inf):
             raise ValueError(f"logit_std must be positive and finite, got {self.logit_std}")
         if not math.isfinite(self.logit_mean):

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tlora.ranks import require_ranks
+from tlora.runtime.settings import require_choices
 
 if TYPE_CHECKING:
     from tlora.schedule import RankSchedule
 
-TRAINER_TYPES = ("lora", "ortho_lora")
 SigType = Literal["principal", "last", "middle"]
-SIG_TYPES = ("principal", "last", "middle")
-SVD_SOURCES = ("weight", "random")
 ORIGINS = {"weight": "each weight", "random": "a random matrix"}
 
 
@@ -51,13 +49,7 @@ class TLoRAConfig:
             raise ValueError(f"alpha must be positive, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        for name, value, allowed in (
-            ("trainer_type", self.trainer_type, TRAINER_TYPES),
-            ("sig_type", self.sig_type, SIG_TYPES),
-            ("svd_source", self.svd_source, SVD_SOURCES),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        require_choices(self)
 
     @property
     def starting_line(self) -> str:

@@ -75,6 +75,17 @@ def field_names(cls: type) -> list[str]:
     return names
 
 
+def require_choices(settings: object) -> None:
+    """Check the fields of a settings dataclass that take one of a few words, also where no mapping was parsed.
+
+    Raises:
+        ValueError: Naming the field and its words.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal and (value := getattr(settings, name)) not in get_args(hint):
+            raise ValueError(f"{name} must be one of {', '.join(map(str, get_args(hint)))}, got {value!r}")
+
+
 def nearest(name: str, known: list[str]) -> str:
     """Return `, did you mean 'x'?` for the nearest known name, or the list of them all."""
     close = difflib.get_close_matches(name, known, n=1)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tlora.errors import SettingsError
+from tlora.runtime.settings import require_choices
 
-OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
 _NESTED = "/"
 RATES = {"adamw": (0.0, 1.0), "adamw8bit": (0.0, 1.0), "prodigy": (0.1, 10.0)}  # usual: 1e-5 to 1e-2, and 1 for prodigy
 _PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
-LR_SCHEDULES = ("constant", "cosine", "linear")
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,7 @@ class OptimizerSettings:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, choice, allowed in (
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("lr_schedule", self.lr_schedule, LR_SCHEDULES),
-        ):
-            if choice not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {choice!r}")
+        require_choices(self)
         if not (0 < self.learning_rate < math.inf):
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         _require_rate_of(self.optimizer, self.learning_rate)

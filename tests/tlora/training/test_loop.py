@@ -179,8 +179,13 @@ def test_frozen_masked_ranks_stay_where_they_are() -> None:
 
 def test_pictures_of_two_sizes_train_in_batches_of_one_size() -> None:
     training = prepare()
-    losses = run(training, [*views(3, side=6), *views(3, side=8)])
-    assert len(losses) == 6
+    batches: list[tuple[int, ...]] = []
+    training.transformer.register_forward_pre_hook(
+        lambda _module, _args, given: batches.append(tuple(given["hidden_states"].shape[:2])), with_kwargs=True
+    )
+    run(training, [*views(3, side=6), *views(3, side=8)])
+    assert {tokens for _, tokens in batches} == {9, 16}
+    assert {size for size, _ in batches} == {training.settings.loop.train_batch_size}
 
 
 def test_an_adapter_of_equal_ranks_is_refused_while_masking_is_on() -> None:
