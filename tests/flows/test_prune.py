@@ -105,7 +105,9 @@ def test_what_stashes_experiments_other_trees_and_unreadable_commits_name_stays(
         else:
             graph = (kiln / "dvc.yaml").read_text()
             if name == "unreadable":
-                (kiln / "dvc.yaml").write_text(graph.replace("deps: [data, train.py]", "deps: [data.dvc, train.py]"))
+                (kiln / "dvc.yaml").write_text(
+                    graph.replace("deps: [data, train.py, flows/clay]", "deps: [data.dvc, train.py, flows/clay]")
+                )
             git(kiln, "commit", "--quiet", "--all", "--message", name)
             if name == "experiment":
                 git(kiln, "update-ref", "refs/exps/ab/cdef/tidy-rook", "HEAD")
