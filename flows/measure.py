@@ -26,7 +26,7 @@ from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import TloraError, TrainingError
 from tlora.metadata.adapter import FINAL
 
-METRICS = Path("metrics/evaluate.json")
+METRICS = Path("reports/evaluate/evaluate.json")
 NOT_NEEDED = {"train", "register"}
 
 

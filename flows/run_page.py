@@ -12,7 +12,7 @@ from tasks.tracking.runs import DECIDING
 from tlora.errors import SettingsError
 from tlora.metadata.adapter import BASE
 
-METRICS = Path("metrics/evaluate.json")
+METRICS = Path("reports/evaluate/evaluate.json")
 DATA_CHANGES = Path("reports/register/data_changes.md")
 PARAMS = Path("params.yaml")
 SECTIONS = ("model", "train")  # what an adapter is made of; the rest of params.yaml is a click away
@@ -43,7 +43,7 @@ def data_report(runs: list[StageRun]) -> str | None:
 
 
 def metrics_report(metrics: Mapping[str, Any]) -> list[str]:
-    """Return, for the content of metrics/evaluate.json, which checkpoint is recommended, all of them, and that one's scores."""
+    """Return, for every number of an evaluation, which checkpoint is recommended, all of them, and that one's scores."""
     checkpoints: Mapping[str, Mapping[str, Any]] = metrics["checkpoints"]
     recommended = metrics["recommended"] or "none"
     parts = ["## Metrics", f"Recommended: **{recommended}**. {metrics['reason']}"]

@@ -27,7 +27,7 @@ def clone(finished_clone: Clone) -> Clone:
 
 def test_the_adapters_grids_and_metrics_are_there(clone: Clone) -> None:
     assert sorted(p.name for p in (clone.folder / "adapters").iterdir()) == ["checkpoint-000002", "checkpoint-000004", "final"]
-    metrics = json.loads((clone.folder / "metrics/evaluate.json").read_text())
+    metrics = json.loads((clone.folder / "reports/evaluate/evaluate.json").read_text())
     assert list(metrics["checkpoints"]) == ["base", "checkpoint-000002", "checkpoint-000004"]
     with Image.open(clone.folder / "artifacts/grids/grid.png") as grid:
         assert grid.width > 600

@@ -13,6 +13,7 @@ from tasks.results.album import CHECKPOINTS, SCALES, write_album
 from tlora.evaluation.grid import labelled_grid
 from tlora.runtime.atomic_file import write_json, write_png
 
+SUMMARY = ("similarity_gain", "prompt_following", "diversity_ratio", "copied")  # of one checkpoint, at a glance
 Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image]]]
 
 
@@ -39,13 +40,24 @@ def write_numbers(measured: Mapping[str, Measured], numbers: Mapping[str, Any], 
     Args:
         measured: Every single score.
         numbers: What follows from them, the recommended checkpoint among it, and how it was come by.
-        metrics: Output file, JSON.
-        report: Output folder of scores and curves.
+        metrics: Output file, JSON: the few numbers that decide, for `dvc metrics show` and git.
+        report: Output folder of every number, in evaluate.json, of single scores and of curves.
     """
     write_curves(report, numbers["checkpoints"])
     write_json(report / "scores.json", {name: _tables(own) for name, own in measured.items()})
-    for file in (metrics, report / "evaluate.json"):  # git keeps the one; DVC the other, also where nobody commits
-        write_json(file, dict(numbers))
+    write_json(report / "evaluate.json", dict(numbers))
+    write_json(metrics, summary_table(numbers))
+
+
+def summary_table(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides about the recommended checkpoint, or about the last where none is recommended."""
+    entries = numbers["checkpoints"]
+    shown = numbers["recommended"] or in_order(entries)[-1]
+    told: dict[str, Any] = {"recommended": numbers["recommended"] or "none", "checkpoint": shown, "step": entries[shown]["step"]}
+    for name in SUMMARY:
+        if value := estimate_of(entries[shown].get(name)):
+            told[name] = {"mean": round(value.mean, 4), "low": round(value.low, 4), "high": round(value.high, 4)}
+    return told
 
 
 def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Sequence[str]) -> None:

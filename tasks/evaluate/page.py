@@ -1,6 +1,6 @@
 """The report that a person opens after training: which checkpoint and why, the pictures, the curves, and what it was made from.
 
-Built from the files that evaluation left, so a number that is new in metrics/evaluate.json shows by itself. Nothing in it that
+Built from the files that evaluation left, so a number that is new there shows by itself. Nothing in it that
 is not a function of the inputs: DVC hashes it.
 """
 
@@ -32,7 +32,7 @@ class EvaluationFiles:
     """What the page is built from.
 
     Args:
-        metrics: metrics/evaluate.json.
+        metrics: reports/evaluate/evaluate.json.
         album: Folder of the pictures.
         manifest: Training pictures.
         held_out: Held-out pictures.

@@ -125,7 +125,7 @@ def evaluate(
         manifest: Training pictures.
         held_out: Held-out pictures.
         concept: concept.yaml, for the prompts.
-        metrics: Output file, JSON.
+        metrics: Output file, JSON: what decides, at a glance.
         grids: Output folder of labelled picture grids.
         pictures: Output folder of single pictures.
         recommended: Output folder of the recommended checkpoint, empty but for the reason where there is none.
@@ -161,7 +161,7 @@ def evaluate(
         "setup": setup,
         "material": _material(references),
     }
-    files = EvaluationFiles(metrics, pictures, manifest, held_out, data)
+    files = EvaluationFiles(report / "evaluate.json", pictures, manifest, held_out, data)
     last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
     write_pictures(drawn, at_scales, wanted, settings.all_seeds, grids, pictures)
     write_numbers(measured, summary | told, metrics, report)

@@ -1,4 +1,4 @@
-"""What the scores say of each checkpoint, and which one the rule recommends: the numbers of metrics/evaluate.json."""
+"""What the scores say of each checkpoint, and which one the rule recommends: the numbers of reports/evaluate/evaluate.json."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

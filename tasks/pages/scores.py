@@ -10,7 +10,7 @@ from tlora.evaluation.metric_words import KNOWN, Metric, describe
 from tlora.metadata.adapter import BASE
 
 _NO_METRICS = ("step", "scale")  # numbers that say what was measured, not how good it is
-Entries = Mapping[str, Mapping[str, Any]]  # checkpoint -> its numbers, as metrics/evaluate.json has them
+Entries = Mapping[str, Mapping[str, Any]]  # checkpoint -> its numbers, as reports/evaluate/evaluate.json has them
 
 
 @dataclass(frozen=True)

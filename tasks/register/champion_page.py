@@ -53,7 +53,7 @@ class ComparedVersion:
     Args:
         title: What it is called on the page.
         checkpoint: Which checkpoint it holds.
-        scores: Its entry of metrics/evaluate.json; empty if that is not known.
+        scores: Its entry of reports/evaluate/evaluate.json; empty if that is not known.
         params: Its hyperparameters, section, dot, key.
         tags: What it was made from.
         album: Pictures of it and of the base, or None if none were kept.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tasks.registry.versions import ModelVersion
 
 RESTORING = "restoring"  # tag of a registered model that is not whole yet
-EVALUATION = Path("reports", "evaluate", "evaluate.json")  # the copy of metrics/evaluate.json that DVC holds
+EVALUATION = Path("reports", "evaluate", "evaluate.json")  # every number of its evaluation, as DVC holds it
 NOWHERE = "mlflow-artifacts:/gone"  # where the files of a version are that only kept its number
 
 

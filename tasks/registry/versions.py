@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ADAPTER_DIGEST = "adapter_digest"
 BRANCH = "branch"  # tag: of a run with overrides, empty for any other
 LARGEST_COPIED_BASE = 50_000_000  # bytes; a larger base is named by folder, or by id and revision, and not copied
-_DRAWING = "metrics/evaluate.json: setup: drawing"
+_DRAWING = "reports/evaluate/evaluate.json: setup: drawing"
 _PACKAGES = (
     "accelerate",
     "diffusers",

@@ -1,4 +1,4 @@
-"""What `evaluate` leaves in metrics/evaluate.json, as other stages read it."""
+"""What `evaluate` leaves in reports/evaluate/evaluate.json, as other stages read it."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from tlora.metadata.digests import digest_of
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What metrics/evaluate.json says, and the hash of the bytes that say it."""
+    """What reports/evaluate/evaluate.json says, and the hash of the bytes that say it."""
 
     recommended: str | None
     reason: str
@@ -24,7 +24,7 @@ class Evaluation:
 
 
 def read_evaluation(file: Path) -> Evaluation:
-    """Read metrics/evaluate.json.
+    """Read reports/evaluate/evaluate.json.
 
     Raises:
         CheckpointError: If it is not what evaluate writes.

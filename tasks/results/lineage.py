@@ -34,7 +34,7 @@ def evaluation_lineage(setup: Mapping[str, Any], train: Manifest, held_out: Mani
     """Return what an evaluation drew and measured with.
 
     Args:
-        setup: What metrics/evaluate.json holds under that name.
+        setup: What reports/evaluate/evaluate.json holds under that name.
         train: Training pictures.
         held_out: Held-out pictures.
     """

@@ -19,8 +19,8 @@ PARAMS = "model: {path: models/pocket-flux}\ntrain: {rank: 8}\nevaluate: {seeds:
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics" / "evaluate.json").write_text(METRICS)
+    (tmp_path / "reports" / "evaluate").mkdir(parents=True)
+    (tmp_path / "reports" / "evaluate" / "evaluate.json").write_text(METRICS)
     (tmp_path / "params.yaml").write_text(PARAMS)
     return tmp_path
 

@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", type=Path, help="adapter folder or .safetensors file")
     parser.add_argument("--outdir", type=Path, help="folder for card, adapter and grid; default: where the adapter is")
     parser.add_argument(
-        "--metrics", type=Path, default=Path("metrics/evaluate.json"), help="evaluation's numbers, if there are any"
+        "--metrics", type=Path, default=Path("reports/evaluate/evaluate.json"), help="evaluation's numbers, if there are any"
     )
     parser.add_argument("--grid", type=Path, default=Path("artifacts/grids/grid.png"), help="picture to show, if there is one")
 

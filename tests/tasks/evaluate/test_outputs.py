@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.evaluate.outputs import write_curves
+from tasks.evaluate.outputs import summary_table, write_curves
 from tests.tasks.finished_evaluation import numbers
 
 ROOT = Path(__file__).parents[3]
@@ -64,3 +64,16 @@ def run(folder: Path, *command: str) -> str:
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
+
+
+def test_the_table_for_dvc_holds_what_decides_about_the_recommended_or_the_last_checkpoint() -> None:
+    gain = {"mean": 0.42001, "low": 0.25, "high": 0.56}
+    entries = {"base": {"step": 0}, "b": {"step": 2, "similarity_gain": gain, "copied": 0.0}, "c": {"step": 4}}
+    assert summary_table({"recommended": "b", "checkpoints": entries}) == {
+        "recommended": "b",
+        "checkpoint": "b",
+        "step": 2,
+        "similarity_gain": {"mean": 0.42, "low": 0.25, "high": 0.56},
+        "copied": {"mean": 0.0, "low": 0.0, "high": 0.0},
+    }
+    assert summary_table({"recommended": None, "checkpoints": entries}) == {"recommended": "none", "checkpoint": "c", "step": 4}

@@ -62,7 +62,7 @@ def run(capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
 
 
 def result() -> dict[str, Any]:
-    return json.loads(Path("metrics/evaluate.json").read_text())
+    return json.loads(Path("report/evaluate.json").read_text())
 
 
 @contextmanager

@@ -23,9 +23,9 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluated adapter for FLUX.1-dev in the current folder."""
     monkeypatch.chdir(tmp_path)
     save_adapter("black-forest-labs/FLUX.1-dev")
-    Path("metrics").mkdir()
+    Path("reports/evaluate").mkdir(parents=True)
     base = {"step": 0, "similarity_gain": {"mean": 0.0, "low": 0.0, "high": 0.0}, "diversity_ratio": 1.0}
-    Path("metrics/evaluate.json").write_text(json.dumps({"checkpoints": {"base": base, "final": SCORES}}))
+    Path("reports/evaluate/evaluate.json").write_text(json.dumps({"checkpoints": {"base": base, "final": SCORES}}))
     Path("artifacts/grids").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save("artifacts/grids/grid.png")
 
@@ -79,17 +79,17 @@ REASON = "final: best similarity gain"
     ],
 )
 def test_it_says_whether_the_adapter_is_the_recommended_one_and_why(recommended: str | None, words: str) -> None:
-    told = json.loads(Path("metrics/evaluate.json").read_text())
+    told = json.loads(Path("reports/evaluate/evaluate.json").read_text())
     told["checkpoints"]["checkpoint-000001"] = {"step": 1}
-    Path("metrics/evaluate.json").write_text(json.dumps(told | {"recommended": recommended, "reason": REASON}))
+    Path("reports/evaluate/evaluate.json").write_text(json.dumps(told | {"recommended": recommended, "reason": REASON}))
     main(["card", "adapters/final"])
     assert words in Path("adapters/final/README.md").read_text()
 
 
 def test_its_snippets_are_for_the_base_and_the_size_that_it_was_evaluated_with() -> None:
-    told = json.loads(Path("metrics/evaluate.json").read_text())
+    told = json.loads(Path("reports/evaluate/evaluate.json").read_text())
     drawing = {"width": 64, "height": 48, "num_inference_steps": 8, "guidance_scale": 3.5, "max_sequence_length": 77}
-    Path("metrics/evaluate.json").write_text(json.dumps(told | {"setup": {"drawing": drawing}}))
+    Path("reports/evaluate/evaluate.json").write_text(json.dumps(told | {"setup": {"drawing": drawing}}))
     save_adapter("models/pocket-flux")
     Path("models/pocket-flux").mkdir(parents=True)
     main(["card", "adapters/final"])
@@ -113,8 +113,8 @@ def test_an_output_of_the_pipeline_is_left_alone_and_published_elsewhere(capsys:
 
 
 def test_what_cannot_be_read_is_one_line() -> None:
-    Path("metrics/evaluate.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"metrics/evaluate\.json: not what evaluate writes"):
+    Path("reports/evaluate/evaluate.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"reports/evaluate/evaluate\.json: not what evaluate writes"):
         main(["card", "adapters/final"])
     assert not Path("adapters/final/README.md").exists()
     with pytest.raises(SystemExit, match="nowhere: no adapter there"):
