@@ -4,6 +4,7 @@ A folder that is there is left alone, whatever is in it: it may hold somebody's 
 interrupted pull left half full.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,8 +57,9 @@ def _is_shipped(file: Path) -> bool:
     return (STORE / digest[:2] / digest[2:]).exists()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    argparse.ArgumentParser(prog="python -m tasks.pull", description=__doc__).parse_args(arguments)
     telemetry_off()
     try:
         if filled := pull():

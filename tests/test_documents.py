@@ -37,12 +37,18 @@ ELSEWHERE = {
     "python -m flows.retrain": ("tests/flows/test_retrain.py", '"flows.retrain"'),
     "prefect event emit tlora.data.changed --resource-id tlora.data": ("tests/flows/test_retrain.py", '"event", "emit"'),
     "make pull": ("tests/clone.py", '"dvc", "pull", "--remote", "shipped"'),
-    "dvc repro --allow-missing": ("tests/test_pipeline_end_to_end.py", '"--allow-missing"'),
+    "dvc repro --allow-missing": ("tests/test_pipeline_end_to_end.py", "README.md"),
+    "dvc exp run -S": ("tests/flows/test_experiments.py", '"exp", "run"'),
+    "dvc exp run --temp": ("tests/flows/test_experiments.py", '"--temp"'),
+    "dvc exp run --queue": ("tests/flows/test_experiments.py", '"--queue"'),
+    "dvc exp show": ("tests/flows/test_experiments.py", '"exp", "show"'),
+    "dvc exp apply NAME": ("tests/flows/test_experiments.py", '"exp", "apply"'),
+    "make check": ("tests/flows/test_night.py", "flows.check"),
     "TLORA_NOTIFY_URL=https://hooks.example.org/... make serve": ("tests/flows/served.py", '"TLORA_NOTIFY_URL"'),
     "mlflow models serve -m": ("tests/test_stores_end_to_end.py", '"models", "serve"'),
     "curl -s 127.0.0.1:8000/invocations": ("tests/test_stores_end_to_end.py", "/invocations"),
     "mlflow server --host": ("tests/services/tracking.py", '"--artifacts-destination"'),
-    "dvc pull adapters": ("tests/test_pipeline_end_to_end.py", "RESULTS"),
+    "dvc pull adapters": ("tests/test_pipeline_end_to_end.py", "README.md"),
     "dvc remote add --default team ssh://": ("tests/test_stores_end_to_end.py", '"remote", "add"'),
     "from tlora.adapter import TLoRAConfig": ("tests/test_public_names.py", "README.md"),
     "dvc push": ("tests/test_stores_end_to_end.py", '"push"'),
@@ -57,6 +63,10 @@ NOT_RUN = {  # the beginning of a command, and why nobody runs it
     "name: tlora-mail": "needs the block of the command before it",
     'python -c "from prefect.blocks.system import Secret': "writes into Prefect's database of whoever runs it",
     "Prefect server (PREFECT_API_URL)": "is a drawing",
+    "Prefect                 ok": "is what `make check` prints",
+    "mkdir -p ~/.config/systemd": "installs a service",
+    "systemctl --user": "needs the user's own systemd",
+    "loginctl": "needs the user's own systemd",
     "prefect work-pool": _SERVER,
     "prefect --no-prompt deploy --all": _SERVER,
     "prefect automation create": _SERVER,
@@ -120,7 +130,9 @@ def clone(finished_clone: Clone, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cl
     first = "champion" not in finished_clone.run(sys.executable, "-c", aliases_of())
     if first:
         finished_clone.run(sys.executable, "-c", alias.format("set_registered_model_alias", ", '1'"))
-    finished_clone.change_params("configs/pocket.yaml", {"max_train_steps": 2, "num_inference_steps": 2})
+    finished_clone.change_params(
+        "configs/pocket.yaml", {"max_train_steps": 2, "checkpointing_steps": 2, "num_inference_steps": 2}
+    )
     monkeypatch.chdir(finished_clone.folder)
     monkeypatch.syspath_prepend(finished_clone.folder)  # and with it, sys.path is put back
     mark_as_installed(finished_clone)

@@ -1,5 +1,6 @@
 """What any stage would refuse is said before the first one, by whatever is started, and looked at again only when it changed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_the_first_stage_and_the_dear_one_refuse_for_all(stage: str, tree: Path)
     from tests.tasks.stage_commands import options_of
 
     write({"evaluate": {"seeds": 1}})
-    environment = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
+    environment = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", f"tasks.{stage}", *options_of(stage)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     line = "params.yaml: evaluate: seeds must be at least 2 (diversity compares them), got 1"
