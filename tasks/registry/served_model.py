@@ -10,7 +10,6 @@ import difflib
 import importlib
 import inspect
 import io
-import math
 import sys
 import threading
 import uuid
@@ -28,18 +27,27 @@ from mlflow.pyfunc import PyFuncModel, PythonModel, PythonModelContext
 from pandas import DataFrame
 
 if TYPE_CHECKING:
-    from tlora.sampling import Painter, SampleSettings
+    from tlora.metadata.sample_settings import SampleSettings
+    from tlora.sampling import Painter
     from tlora.text import TextEncoders
 
 _CODE = Path(__file__).parent / "code"
-_PARAMETERS = ("seed", "steps", "guidance", "scale", "height", "width")
-_LARGEST = {"seed": 2**63 - 1, "steps": 1000, "height": 16384, "width": 16384}
+_PARAMETERS = {  # as callers know them, and as the library does, which says what each may be
+    "seed": "seed",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "scale": "lora_scale",
+    "height": "height",
+    "width": "width",
+}
+_WHOLE = ("seed", "steps", "height", "width")
 
 
 class _Studio:
     """Loads the base model and the adapter when the first picture is asked for, and keeps them."""
 
     def __init__(self) -> None:
+        self._library = _own_library(_CODE)
         self._loaded: _Loaded | None = None
         self._drawing = threading.Lock()  # a server has threads, and a layer holds the mask of one call at a time
 
@@ -58,11 +66,14 @@ class _Studio:
             MlflowException: If an input or a parameter is unknown or cannot be drawn with (HTTP 400), or if the base model
                 cannot be loaded (HTTP 500).
         """
-        _refuse_unknown(_parameters_as_given(), _PARAMETERS, "parameter")
-        prompts, given = _prompts(model_input), _checked(params or {})
+        _refuse_unknown(_parameters_as_given(), list(_PARAMETERS), "parameter")
+        served = context.model_config["serve"]
+        prompts, (seed, settings) = _prompts(model_input), _settings(self._library, params or {}, served)
         with self._drawing:
-            self._loaded = self._loaded or _load(context)
-            drawn = [_draw(self._loaded, prompt, given) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+            self._loaded = self._loaded or _load(self._library, context)
+            drawn = [
+                _draw(self._loaded, prompt, seed, settings) for prompt in ([prompts] if isinstance(prompts, str) else prompts)
+            ]
         return drawn[0] if isinstance(prompts, str) else drawn
 
 
@@ -109,20 +120,24 @@ def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], what: str) -
             raise MlflowException.invalid_parameter_value(f"unknown {what} {name!r}, {hint}")
 
 
-def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
-    checked: dict[str, Any] = {}
-    for name in _PARAMETERS:
+def _settings(library: str, params: Mapping[str, Any], served: Mapping[str, Any]) -> "tuple[int, SampleSettings]":
+    """Return the seed, and how to draw, as far as the library takes it: one definition of what each number may be."""
+    given: dict[str, Any] = {}
+    for name, known_as in _PARAMETERS.items():
         value = params.get(name)
         if value is None:
             raise MlflowException.invalid_parameter_value(f"{name} has no value: leave it out for its default")
-        number = int(value) if name in _LARGEST else float(value)
-        smallest, largest = (0 if name == "seed" else 1), _LARGEST.get(name)
-        if largest is None and not math.isfinite(number):
-            raise MlflowException.invalid_parameter_value(f"{name} must be finite, got {number}")
-        if largest is not None and not smallest <= number <= largest:
-            raise MlflowException.invalid_parameter_value(f"{name} must be {smallest} to {largest}, got {number}")
-        checked[name] = number
-    return checked
+        given[known_as] = int(value) if name in _WHOLE else float(value)
+    seed = given.pop("seed")
+    kept = {"sigma_mask": served["sigma_mask"], "tileable": bool(served["tileable"])}
+    try:
+        _part(library, "runtime.ranges").require_seed("seed", seed)
+        return seed, _part(library, "metadata.sample_settings").SampleSettings(**given, **kept)
+    except ValueError as error:
+        reason = str(error)
+        for name, known_as in _PARAMETERS.items():
+            reason = f"{name}{reason.removeprefix(known_as)}" if reason.startswith(f"{known_as} ") else reason
+        raise MlflowException.invalid_parameter_value(reason) from error
 
 
 @dataclass(frozen=True)
@@ -135,10 +150,9 @@ class _Loaded:
     served: Mapping[str, Any]
 
 
-def _load(context: PythonModelContext) -> _Loaded:
+def _load(library: str, context: PythonModelContext) -> _Loaded:
     import torch
 
-    library = _own_library(_CODE)
     served, model = context.model_config["serve"], _part(library, "flux.model")
     dtype: Literal["bfloat16", "float32"] = (
         "bfloat16" if torch.cuda.is_available() else "float32"
@@ -156,21 +170,12 @@ def _load(context: PythonModelContext) -> _Loaded:
         raise MlflowException(str(error)) from error
 
 
-def _draw(loaded: _Loaded, prompt: str, given: Mapping[str, Any]) -> bytes:
+def _draw(loaded: _Loaded, prompt: str, seed: int, settings: "SampleSettings") -> bytes:
     sampling, text = _part(loaded.library, "sampling"), _part(loaded.library, "text")
-    settings: SampleSettings = sampling.SampleSettings(
-        width=given["width"],
-        height=given["height"],
-        num_inference_steps=given["steps"],
-        guidance_scale=given["guidance"],
-        lora_scale=given["scale"],
-        sigma_mask=loaded.served["sigma_mask"],
-        tileable=bool(loaded.served["tileable"]),
-    )
     ((_, embedding),) = text.encode_captions(loaded.encoders, [prompt], loaded.served["max_sequence_length"])
     embeddings = (embedding.prompt_embeds[None], embedding.pooled_prompt_embeds[None])
     try:
-        (picture,) = sampling.draw_pictures(loaded.painter, embeddings, [given["seed"]], settings)
+        (picture,) = sampling.draw_pictures(loaded.painter, embeddings, [seed], settings)
     except _part(loaded.library, "errors").SettingsError as error:
         raise MlflowException.invalid_parameter_value(str(error)) from error
     file = io.BytesIO()
