@@ -28,7 +28,8 @@ NOTIFIED = ("Failed", "Crashed", "TimedOut", "Refused", "Paused")  # states that
 MOST_TRIES = 5  # of a run whose workers end again and again: it may be what ends them
 _UNSETTLED = (StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING)
 _PAYLOAD = """\
-{"text": {{ (flow.name ~ ' ' ~ flow_run.name ~ ': ' ~ flow_run.state.name ~ ' ' ~ (flow_run.state.message or '')) | tojson }}}
+{"text": {{ (flow.name ~ ' ' ~ flow_run.name ~ ': ' ~ flow_run.state.name ~ ' ' ~ (flow_run.state.message or '')
+ ~ ' ' ~ (flow_run | ui_url or '')) | tojson }}}
 """
 
 

@@ -113,9 +113,9 @@ class Served:
         return dict(found)
 
     def wait_for_note(self, words: str, seconds: float = 60) -> None:
-        """Wait until something with these words was posted."""
+        """Wait until something with these words, and a link to the run's page, was posted."""
         deadline = time.monotonic() + seconds
-        while not any(words in note for note in self.notes):
+        while not any(words in note and "/runs/flow-run/" in note for note in self.notes):
             assert time.monotonic() < deadline, self.notes
             time.sleep(0.5)
 
