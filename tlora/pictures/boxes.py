@@ -22,7 +22,7 @@ def primary_properties(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def items_are_text(data: bytes) -> bool:
-    """Return whether the kinds and names of all items are UTF-8, as they must be: pi_heif dies of others."""
+    """Return whether the kinds and names of all items are UTF-8, as they must be; the decoder is not asked otherwise."""
     try:
         listed = dict(_boxes(dict(_boxes(data))[b"meta"][4:]))[b"iinf"]
         for kind, body in _boxes(listed[6 if listed[:1] == b"\0" else 8 :]):
