@@ -5,6 +5,7 @@ What takes torch or transformers with it is imported where it is used: `tlora --
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tlora.training.settings import TrainingSettings
 
 MOST_GB = 1e6
+SERVED = Path(".state/serve/addresses")  # where `make serve` leaves word of itself
 OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 LARGEST_ON_CPU = 1e9  # weights of a base that a CPU trains in less than weeks
@@ -78,8 +80,8 @@ def run(options: argparse.Namespace) -> None:
             failed = True
             say(f"error: {explain(error, CONFIG if options.config else PIPELINE)}")
     if not options.config:
-        failed = failed or not _say_of_all_stages(options.params)
-        say("servers: not looked at; 'make check' says whether scheduler, workers, MLflow and the DVC remote do their work")
+        stages, servers = _say_of_all_stages(options.params), _say_of_servers()
+        failed = failed or not (stages and servers)
     if failed:
         sys.exit(1)
 
@@ -142,6 +144,17 @@ def _say_of_all_stages(params: Path) -> bool:
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     said = (answer.stderr or answer.stdout).strip().splitlines() or [f"{params}: cannot be checked"]
     say(said[-1].replace("settings: error: ", "error: "))
+    return answer.returncode == 0
+
+
+def _say_of_servers() -> bool:
+    """Let what is served here prove itself, a line each; return whether nothing of it fails."""
+    if not os.environ.get("PREFECT_API_URL") and not SERVED.exists():
+        say("served: nothing; 'make serve' starts scheduler, workers and MLflow, and 'make check' lets them prove themselves")
+        return True
+    answer = subprocess.run([sys.executable, "-m", "flows.check"], capture_output=True, text=True, check=False)
+    for line in answer.stdout.splitlines() or [f"error: {(answer.stderr.splitlines() or ['no answer'])[-1]}"]:
+        say(f"served: {line}")
     return answer.returncode == 0
 
 

@@ -98,6 +98,20 @@ def test_the_pace_of_another_base_or_of_lighter_steps_is_not_this_ones(
     assert ", estimated and not measured: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_servers_that_are_meant_to_be_there_prove_themselves_or_fail(
+    ward: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # where nobody listens
+    with pytest.raises(SystemExit) as end:
+        main(["doctor"])
+    said = capsys.readouterr().out
+    assert end.value.code == 1
+    assert "served: Prefect     FAILS  http://127.0.0.1:9/api does not answer: make serve" in said
+    assert "served: MLflow      ok " in said
+
+
 class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does: a gated model for one token alone."""
 
