@@ -227,7 +227,8 @@ def _estimates() -> dict[str, float]:
     What the last run did with another base says nothing of this one.
     """
     seconds = remembered_seconds()
-    if _last_base() != read_params(PARAMS).get("model", {}).get("path"):
+    last = _last_base()
+    if last and last != read_params(PARAMS).get("model", {}).get("path"):
         return {stage: took for stage, took in seconds.items() if stage in WITHOUT_BASE}
     if TRAIN_LOG.exists():
         paces = [json.loads(line)["seconds"] for line in TRAIN_LOG.read_text(encoding="utf-8").splitlines()]
