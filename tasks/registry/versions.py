@@ -38,6 +38,7 @@ _PACKAGES = (
     "numpy",
     "pandas",
     "pillow",
+    "ruamel.yaml",
     "safetensors",
     "sentencepiece",
     "torch",

@@ -24,7 +24,7 @@ def parse_yaml(text: str) -> Any:
         NotYamlError: If it is not YAML 1.2, or gives a key twice.
 
     Example:
-        >>> parse_yaml("precision: no\\nrate: 1e-4")
+        >>> parse_yaml("precision: no\nrate: 1e-4")
         {'precision': 'no', 'rate': 0.0001}
     """
     return _load(YAML(typ="safe"), text)

@@ -156,7 +156,7 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
     [
         (["--format", "kohya", "--max-bands", "3"], "--max-bands is for bands, --format is kohya"),
         (["--format", "bands", "--steps", "4", "--width", "64"], "bands are cut for one sampler: give --height"),
-        (["--format", "bands", "--steps", "0", "--width", "64", "--height", "64"], "give --steps, at least 1"),
+        (["--format", "bands", "--steps", "0", "--width", "64", "--height", "64"], "--steps must be at least 1, got 0"),
         (["--format", "bands", "--steps", "4", "--width", "64", "--height", "64"], "models/tiny: no base model there"),
     ],
 )
