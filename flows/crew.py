@@ -46,13 +46,15 @@ class Crew:
     Args:
         environment: What each of them is told.
         say: Where a line goes about what has happened.
-        let_go_on: Called with the pool of a worker that has ended and the runs that it carried, once they have saved.
+        let_go_on: Called with the pool of a worker that has ended and the runs that it carried, once they have saved; whether
+            Prefect was there to be told.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], say: Callable[[str], None], let_go_on: Callable[[str, list[str]], None]
+        self, environment: Mapping[str, str], say: Callable[[str], None], let_go_on: Callable[[str, list[str]], bool]
     ) -> None:
         self.environment, self._say, self._let_go_on = environment, say, let_go_on
+        self._waiting: set[Member] = set()  # those that have ended and are not started again yet
         self._processes: dict[Member, psutil.Popen] = {}
         self._ended: dict[Member, list[float]] = {}
         self._runs: dict[Member, dict[str, psutil.Process]] = {}
@@ -86,6 +88,17 @@ class Crew:
         processes.reap_adopted({process.pid for process in self._processes.values()})
 
     def _start_again(self, member: Member) -> None:
+        if member not in self._waiting:
+            self._bury(member)
+        if member.pool and not self._let_go_on(member.pool, list(self._runs[member])):
+            return  # Prefect is away too: its worker is started once the runs of the last one wait for it
+        self._waiting.discard(member)
+        self.start(member)
+        if member.address and not self._answers(member) and not processes.is_dead(self._processes[member]):
+            raise SettingsError(f"{member.name}: {member.address} does not answer again, see {member.log}")
+
+    def _bury(self, member: Member) -> None:
+        """Name what has ended, let its runs save, and end what it leaves."""
         process, now = self._processes[member], time.monotonic()
         ended = [moment for moment in self._ended.get(member, []) if now - moment < WITHIN_SECONDS] + [now]
         self._ended[member] = ended
@@ -96,14 +109,12 @@ class Crew:
         count = f"{len(ended)} of {RESTARTS} times in {WITHIN_SECONDS / 60:.0f} minutes"
         self._say(f"{member.name} (process {process.pid}) has ended, {how}; starting it again ({count}), see {member.log}")
         if member.pool:
-            self._rescue_runs(member)
+            self._save_runs(member)
         processes.kill_session(process.pid)
-        self.start(member)
-        if member.address and not self._answers(member) and not processes.is_dead(self._processes[member]):
-            raise SettingsError(f"{member.name}: {member.address} does not answer again, see {member.log}")
+        self._waiting.add(member)
 
-    def _rescue_runs(self, member: Member) -> None:
-        """Let the runs of a worker that has gone save, end, and wait for the next worker."""
+    def _save_runs(self, member: Member) -> None:
+        """Let the runs of a worker that has gone save, and end."""
         runs = self._runs[member]
         if runs:
             self._say(f"{member.name}: {len(runs)} running, being asked to save, to go on with the next worker")
@@ -112,7 +123,6 @@ class Crew:
         for orphan in processes.wait_for_end(orphans, processes.SECONDS_TO_SAVE):
             with suppress(psutil.NoSuchProcess):
                 orphan.kill()
-        self._let_go_on(member.pool, list(runs))
 
     def _answers(self, member: Member) -> bool:
         deadline = time.monotonic() + STARTUP_SECONDS

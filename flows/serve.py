@@ -110,10 +110,16 @@ def _bring_up(crew: Crew, addresses: Addresses, backend: str | None, logs: Path,
         crew.start(Member(f"worker {pool}", start_worker, logs / f"worker-{pool}.log", pool=pool))
 
 
-def _let_go_on(pool: str, runs: list[str]) -> None:
+def _let_go_on(pool: str, runs: list[str]) -> bool:
+    from httpx import TransportError  # of prefect's client, where nobody answers
+
     from flows.server_setup import let_go_on
 
-    let_go_on([pool], runs)
+    try:
+        let_go_on([pool], runs)
+    except TransportError:
+        return False
+    return True
 
 
 def _deploy(environment: Mapping[str, str], logs: Path) -> None:
