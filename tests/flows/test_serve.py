@@ -37,12 +37,15 @@ def test_a_run_with_overrides_has_a_branch_of_its_own_and_leaves_the_tree_alone(
     clone = served.clone
     concept = clone.folder / "concept.yaml"
     concept.write_text(f"{concept.read_text()}# somebody is in the middle of an edit\n")
-    before = clone.run("git", "status", "--porcelain"), (clone.folder / "params.yaml").read_text()
+    before = clone.run("git", "status", "--porcelain", "--", ".", ":!decisions.jsonl"), (clone.folder / "params.yaml").read_text()
     run = served.run("pipeline/on-demand", overrides=SHORTER)
     branch = f"run/{run['id'][:8]}"
     message = f"ran validate, cache_latents, cache_prompts, train, evaluate, register, on branch {branch}"
     assert (run["state_name"], run["state"]["message"]) == ("Completed", message), served.logs(run["id"])
-    assert (clone.run("git", "status", "--porcelain"), (clone.folder / "params.yaml").read_text()) == before
+    assert (
+        clone.run("git", "status", "--porcelain", "--", ".", ":!decisions.jsonl"),
+        (clone.folder / "params.yaml").read_text(),
+    ) == before
     assert clone.run("git", "log", "--format=%s", f"main..{branch}").splitlines() == [
         f"Run {branch.removeprefix('run/')}",
         f"Override {', '.join(SHORTER)}",
