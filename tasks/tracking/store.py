@@ -96,9 +96,19 @@ def open_store() -> Store:
         with _one_process_at_a_time():
             if uri.startswith(_SQLITE):
                 _say(follow_the_store(Path(uri.removeprefix(_SQLITE)), _experiment_name()))
-            mlflow.set_tracking_uri(uri)
+            _point_mlflow_at(uri)
             client = mlflow.MlflowClient()
             return Store(uri, _find_or_create_experiment(client, uri), client)
+
+
+def _point_mlflow_at(uri: str) -> None:
+    """Choose MLflow's store for this process; MLflow writes it into the environment too, where only a person's belongs."""
+    import mlflow
+
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if chosen is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def prove_store() -> None:

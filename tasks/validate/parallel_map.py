@@ -68,12 +68,11 @@ def _map_processes(
             raise WorkerDied("a worker process died, perhaps for lack of memory: run again, it goes on") from error
         finally:
             if not is_done:
-                _abandon(pool)
+                _end_workers()  # the pool sees it, and its thread is waited for: left to itself it fails as Python ends
 
 
-def _abandon(pool: ProcessPoolExecutor) -> None:
+def _end_workers() -> None:
     """End the workers in the middle of their chunks: whoever asked us to stop does not wait for large pictures."""
-    pool.shutdown(wait=False, cancel_futures=True)
     for worker in multiprocessing.active_children():
         worker.terminate()
 

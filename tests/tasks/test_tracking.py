@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -274,11 +275,16 @@ def test_a_store_that_never_answers_costs_training_seconds(
 @pytest.mark.parametrize(
     ("ci", "uri", "said"), [("true", None, True), ("false", None, False), (None, None, False), ("1", "sqlite:///x", False)]
 )
-def test_that_the_store_of_a_jobs_checkout_will_not_stay_is_said(
-    ci: str, uri: str, said: bool, monkeypatch: pytest.MonkeyPatch
+def test_that_the_store_of_a_jobs_checkout_will_not_stay_is_said_once_it_is_open_too(
+    ci: str, uri: str, said: bool, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
     for name, value in (("CI", ci), ("MLFLOW_TRACKING_URI", uri)):
         monkeypatch.delenv(name, raising=False)
         if value:
             monkeypatch.setenv(name, value)
     assert bool(passing_store()) == said
+    if uri is None:
+        open_store()
+        assert bool(passing_store()) == said
