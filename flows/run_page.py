@@ -10,6 +10,7 @@ from tasks.register.registration import Registration, read_registration
 from tasks.running.cli import read_params
 from tasks.tracking.runs import DECIDING
 from tlora.errors import SettingsError
+from tlora.evaluation.intervals import Interval
 from tlora.metadata.adapter import BASE
 
 METRICS = Path("reports/evaluate/evaluate.json")
@@ -91,7 +92,7 @@ def _short(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if isinstance(value, Mapping) else _short(value)
+    return str(Interval(**value)) if isinstance(value, Mapping) else _short(value)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from tasks.evaluate.summary import Measured
-from tasks.pages.scores import Entries, estimate_of, in_order, metric_names
+from tasks.pages.scores import Entries, in_order, interval_of, metric_names
 from tasks.results.album import CHECKPOINTS, SCALES, write_album
 from tlora.evaluation.grid import labelled_grid
 from tlora.runtime.atomic_file import write_json, write_png
@@ -55,7 +55,7 @@ def summary_table(numbers: Mapping[str, Any]) -> dict[str, Any]:
     shown = numbers["recommended"] or in_order(entries)[-1]
     told: dict[str, Any] = {"recommended": numbers["recommended"] or "none", "checkpoint": shown, "step": entries[shown]["step"]}
     for name in SUMMARY:
-        if value := estimate_of(entries[shown].get(name)):
+        if value := interval_of(entries[shown].get(name)):
             told[name] = {"mean": round(value.mean, 4), "low": round(value.low, 4), "high": round(value.high, 4)}
     return told
 
@@ -89,7 +89,7 @@ def write_curves(folder: Path, entries: Entries) -> None:
             lines = csv.writer(file)
             lines.writerow(["step", "mean", "low", "high"])
             for name in in_order(entries):
-                if value := estimate_of(entries[name].get(metric)):
+                if value := interval_of(entries[name].get(metric)):
                     lines.writerow([entries[name]["step"], value.mean, value.low, value.high])
 
 

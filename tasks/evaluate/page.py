@@ -13,7 +13,7 @@ from tasks.pages.charts import Chart, Dot, front_chart
 from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures, inline_thumbnail
 from tasks.pages.page import render_page
-from tasks.pages.scores import Entries, curves, estimate_of, in_order, score_table
+from tasks.pages.scores import Entries, curves, in_order, interval_of, score_table
 from tasks.results.album import Album, are_small, read_album
 from tasks.results.evaluation import Evaluation, read_evaluation, read_json
 from tasks.results.lineage import adapter_lineage, evaluation_lineage, listing
@@ -59,7 +59,7 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
     lineage = adapter_lineage(adapter) | evaluation_lineage(evaluation.setup, train, held_out)
     ordered = {name: entries[name] for name in in_order(entries)}
     shown = chosen or list(ordered)[-1]
-    headline = [(describe(name), estimate_of(entries.get(shown, {}).get(name))) for name in _HEADLINE]
+    headline = [(describe(name), interval_of(entries.get(shown, {}).get(name))) for name in _HEADLINE]
     by_strength = {f"× {entry['scale']:g}": entry for entry in strengths.get("entries", [])}
     values = {
         "title": f"{adapter.concept} on {Path(adapter.base).name}: evaluation",
@@ -104,7 +104,7 @@ def _front(entries: Entries, chosen: str | None) -> Chart | None:
     """Return concept against prompts, or nothing where there is nothing to compare."""
     dots = []
     for name, entry in entries.items():
-        across, up = (estimate_of(entry.get(metric)) for metric in _FRONT)
+        across, up = (interval_of(entry.get(metric)) for metric in _FRONT)
         if across and up:
             dots.append(Dot(name, name if name == BASE else str(entry.get("step", name)), across, up, _kind(name, entry)))
     return front_chart((describe(_FRONT[0]).label, describe(_FRONT[1]).label), dots, chosen) if len(dots) > 1 else None

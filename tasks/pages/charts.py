@@ -4,28 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.pages.axis import Axis, fit_axis, show_exactly
+from tasks.pages.axis import Axis, fit_axis
+from tlora.evaluation.intervals import Interval
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 14, 44  # what is left free around the plot, in pixels
 _CURVE, _FRONT, _LABEL = (360, 230), (440, 340), (34, 12)  # width and height; the page scales a drawing
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval; both ends are the number itself where nobody knows better."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        interval = f" ({show_exactly(self.low)} to {show_exactly(self.high)})" if self.is_interval else ""
-        return show_exactly(self.mean) + interval
-
-    @property
-    def is_interval(self) -> bool:
-        """Whether it says how sure it is."""
-        return self.low != self.high
 
 
 @dataclass(frozen=True)
@@ -42,8 +25,8 @@ class Dot:
 
     name: str
     label: str
-    across: Estimate
-    up: Estimate
+    across: Interval
+    up: Interval
     kind: Literal["front", "beaten", "out", "base"] = "front"
 
 
@@ -75,7 +58,7 @@ class Chart:
     dots: Sequence[Dot]
     line: Sequence[Dot]
     chosen: str | None
-    base: Estimate | None = None
+    base: Interval | None = None
     labels: Sequence[tuple[float, float, str]] = ()
     is_curve: bool = False
 
@@ -94,7 +77,7 @@ class Chart:
         return " ".join(f"{self.across.at(x)},{self.up.at(y)}" for x, y in values)
 
 
-def curve_chart(title: str, unit: str, dots: Sequence[Dot], base: Estimate | None, chosen: str | None) -> Chart:
+def curve_chart(title: str, unit: str, dots: Sequence[Dot], base: Interval | None, chosen: str | None) -> Chart:
     """Return how a metric goes with training: a line with its interval as a band, and the base as a dashed line.
 
     Args:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.pages.charts import Chart, Dot, Estimate, curve_chart
+from tasks.pages.charts import Chart, Dot, curve_chart
+from tlora.evaluation.intervals import Interval
 from tlora.evaluation.metric_words import KNOWN, Metric, describe
 from tlora.metadata.adapter import BASE
 
@@ -26,25 +27,25 @@ class ScoreTable:
 
     head: str
     metrics: Sequence[Metric]
-    rows: Mapping[str, Sequence[Estimate | None]]
+    rows: Mapping[str, Sequence[Interval | None]]
     objections: Mapping[str, str]
 
 
-def estimate_of(value: Any) -> Estimate | None:
+def interval_of(value: Any) -> Interval | None:
     """Return a number, or a number with its interval, or None for anything else."""
     if isinstance(value, Mapping):
-        parts = [estimate_of(value.get(part)) for part in ("mean", "low", "high")]
+        parts = [interval_of(value.get(part)) for part in ("mean", "low", "high")]
         mean, low, high = (part.mean if part else math.nan for part in parts)
-        return Estimate(mean, low if math.isfinite(low) else mean, high if math.isfinite(high) else mean) if parts[0] else None
+        return Interval(mean, low if math.isfinite(low) else mean, high if math.isfinite(high) else mean) if parts[0] else None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return Estimate(float(value), float(value), float(value))
+        return Interval(float(value), float(value), float(value))
     return None
 
 
 def metric_names(entries: Entries) -> list[str]:
     """Return the metrics that any checkpoint has a number of: those described in words first, then the others by name."""
     found = {
-        name for entry in entries.values() for name, value in entry.items() if name not in _NO_METRICS and estimate_of(value)
+        name for entry in entries.values() for name, value in entry.items() if name not in _NO_METRICS and interval_of(value)
     }
     return [name for name in KNOWN if name in found] + sorted(found - KNOWN.keys())
 
@@ -62,7 +63,7 @@ def score_table(head: str, entries: Entries) -> ScoreTable:
         entries: What was measured.
     """
     metrics = metric_names(entries)
-    rows = {name: [estimate_of(entry.get(metric)) for metric in metrics] for name, entry in entries.items()}
+    rows = {name: [interval_of(entry.get(metric)) for metric in metrics] for name, entry in entries.items()}
     objections = {name: "; ".join(entry.get("objections", [])) for name, entry in entries.items()}
     return ScoreTable(head, [describe(metric) for metric in metrics], rows, objections if any(objections.values()) else {})
 
@@ -72,7 +73,7 @@ def curves(entries: Entries, chosen: str | None) -> list[tuple[Metric, Chart]]:
     trained = [name for name in in_order(entries) if name != BASE]
     charts = []
     for name in metric_names(entries):
-        metric, base, dots = describe(name), estimate_of(entries.get(BASE, {}).get(name)), list(_dots(entries, trained, name))
+        metric, base, dots = describe(name), interval_of(entries.get(BASE, {}).get(name)), list(_dots(entries, trained, name))
         if dots:
             charts.append((metric, curve_chart(metric.label, metric.unit, dots, base, chosen)))
     return charts
@@ -80,6 +81,6 @@ def curves(entries: Entries, chosen: str | None) -> list[tuple[Metric, Chart]]:
 
 def _dots(entries: Entries, names: Iterable[str], metric: str) -> Iterable[Dot]:
     for name in names:
-        step, value = estimate_of(entries[name].get("step")), estimate_of(entries[name].get(metric))
+        step, value = interval_of(entries[name].get("step")), interval_of(entries[name].get(metric))
         if step and value:
             yield Dot(name, f"step {step.mean:g}", step, value)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from tasks.pages.charts import Estimate
 from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures
 from tasks.pages.page import render_page
-from tasks.pages.scores import estimate_of, metric_names
+from tasks.pages.scores import interval_of, metric_names
 from tasks.register.data_changes_words import SinceChampion, list_changes, say_since
 from tasks.register.facts import RunFacts
 from tasks.registry.names import CHAMPION
@@ -25,6 +24,7 @@ from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
 from tasks.tracking.store import Store
 from tlora.errors import CheckpointError
+from tlora.evaluation.intervals import Interval
 from tlora.evaluation.metric_words import Metric, describe
 from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_text
@@ -150,10 +150,10 @@ def _rows(album: Album, column: str, prompts: Sequence[str], seeds: Sequence[int
 
 def _scores(
     new: ComparedVersion, champion: ComparedVersion, comparable: bool
-) -> Iterator[tuple[Metric, Estimate | None, Estimate | None, float | None]]:
+) -> Iterator[tuple[Metric, Interval | None, Interval | None, float | None]]:
     """Yield each metric of the champion and of the new version, and the difference where there is one."""
     for metric in metric_names({NEW_COLUMN: new.scores, CHAMPION_COLUMN: champion.scores}):
-        ours, theirs = estimate_of(new.scores.get(metric)), estimate_of(champion.scores.get(metric))
+        ours, theirs = interval_of(new.scores.get(metric)), interval_of(champion.scores.get(metric))
         yield describe(metric), theirs, ours, ours.mean - theirs.mean if comparable and ours and theirs else None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from tlora.evaluation.intervals import Interval
 from tlora.metadata.adapter import BASE
 
 GRID, PREVIEW = "grids/grid.png", "grids/preview.png"  # among the run's artifacts
@@ -65,6 +66,4 @@ def _address(artifact: str, run_id: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-    return f"{value:.2f}"
+    return str(Interval(**value)) if isinstance(value, Mapping) else f"{value:.2f}"

@@ -1,7 +1,10 @@
 """Promotion and rollback on real servers: an approval given on the run's page, one that never comes, and what is told of them."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -79,3 +82,20 @@ def test_a_worse_challenger_is_refused_with_its_table(served: Served, store: Sto
     page = served.artifacts(run["id"])["promotion"]
     assert f"**Refused: {reason}.**" in page
     assert "| similarity_held_out | 0.300 | 0.500 | at least 0.480 | **failed** |" in page
+
+
+def test_ending_the_wait_is_one_line_and_decides_nothing(served: Served, store: Store):
+    served.clone.change_params("params.yaml", {"promote.approval": True, "promote.approval_minutes": 30})
+    command = [sys.executable, "-m", "flows.promote", "--model", NAME]
+    place = {"cwd": served.clone.folder, "env": served.environment}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **place) as waiting:
+        said = ""
+        while "waiting for a person" not in said:
+            assert waiting.stderr
+            said += waiting.stderr.readline()
+        time.sleep(3)
+        os.killpg(waiting.pid, signal.SIGINT)
+        _, rest = waiting.communicate(timeout=60)
+    print(rest)
+    assert (waiting.returncode, "Traceback" in rest, rest.splitlines()[-1]) == (130, False, "promote: stopped")
+    assert aliases_of(store, NAME) == {"champion": "1", "challenger": "2"}

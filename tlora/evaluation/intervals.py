@@ -18,11 +18,29 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval."""
+    """A mean with its 95 % bootstrap interval; both ends are the mean itself where nobody knows better.
+
+    Example:
+        >>> f"{Interval(0.25, 0.125, 0.5):+.2f}", str(Interval(0.25, 0.25, 0.25))
+        ('+0.25 (+0.12 to +0.50)', '0.250')
+    """
 
     mean: float
     low: float
     high: float
+
+    @property
+    def is_interval(self) -> bool:
+        """Whether it says how sure it is."""
+        return self.low != self.high
+
+    def __format__(self, specification: str) -> str:
+        """Write each of its numbers by a specification, by default with three places."""
+        mean, low, high = (format(value, specification or ".3f") for value in (self.mean, self.low, self.high))
+        return f"{mean} ({low} to {high})" if self.is_interval else mean
+
+    def __str__(self) -> str:
+        return format(self)
 
 
 def resampled_means(cells: Cells) -> NDArray[np.float64]:

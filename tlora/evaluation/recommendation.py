@@ -87,9 +87,9 @@ def objections(candidate: Candidate, settings: SelectionSettings) -> list[str]:
     """Return why a checkpoint is out: nothing gained, collapsed, copying, memorising. Empty where it is eligible."""
     gain, found = bootstrap_interval(candidate.fidelity), []
     if not gain.low > 0:
-        found.append(f"not clearly above the base: {_gained(gain)}")
+        found.append(f"not clearly above the base: {gain:+.3f} over the base")
     elif gain.mean < settings.min_gain:
-        found.append(f"too little to be seen: {_gained(gain)}, {settings.min_gain:g} needed")
+        found.append(f"too little to be seen: {gain:+.3f} over the base, {settings.min_gain:g} needed")
     if candidate.diversity_ratio < settings.min_diversity_ratio:
         needed = f"{settings.min_diversity_ratio:g} needed"
         found.append(f"collapsed: diversity across seeds is {candidate.diversity_ratio:.2f} of the base's, {needed}")
@@ -152,10 +152,10 @@ def _why_no_other(chosen: str, front: Mapping[str, Candidate], settings: Selecti
     own, said = front[chosen], ""
     earlier = max((name for name in front if front[name].step < own.step), key=lambda name: front[name].step, default=None)
     if earlier:
-        said += f"; the earlier {earlier} scores less, by {_span(_lead(own, front[earlier], settings))}: more than noise"
+        said += f"; the earlier {earlier} scores less, by {_lead(own, front[earlier], settings)}: more than noise"
     best = max(front, key=lambda name: (score(front[name], settings), -front[name].step))
     if best != chosen:
-        ahead = _span(_lead(front[best], own, settings))
+        ahead = str(_lead(front[best], own, settings))
         said += f"; the later {best} scores more, by {ahead}: within noise, and less training is safer"
     return said
 
@@ -170,13 +170,13 @@ def _why(chosen: str, eligible: Mapping[str, Candidate]) -> str:
     own, top = eligible[chosen], max(eligible, key=lambda name: (eligible[name].fidelity.mean(), -eligible[name].step))
     gain = bootstrap_interval(own.fidelity)
     if chosen == top:
-        fidelity = f"best similarity gain, {_gained(gain)}"
+        fidelity = f"best similarity gain, {gain:+.3f} over the base"
         following = f"prompt following {own.following.mean():+.3f} against the base"
     else:
         behind = bootstrap_interval(eligible[top].fidelity - own.fidelity)
         near = "within noise of the best" if behind.low <= 0 else f"{behind.mean:.3f} below the best"
         better = float(own.following.mean() - eligible[top].following.mean())
-        fidelity = f"similarity gain {near} ({top}), {_gained(gain)}"
+        fidelity = f"similarity gain {near} ({top}), {gain:+.3f} over the base"
         following = f"prompt following {abs(better):.3f} {'better' if better >= 0 else 'worse'}"
     copying = f"{own.copied:.0%} copies" if own.copied else "no copying"
     return f"{fidelity}, {following}, {copying}, diversity {own.diversity_ratio:.2f} of the base's"
@@ -186,7 +186,7 @@ def _nothing(candidates: Mapping[str, Candidate], out: Mapping[str, list[str]]) 
     best = max(candidates, key=lambda name: (candidates[name].fidelity.mean(), -candidates[name].step))
     gains = {name: bootstrap_interval(candidate.fidelity) for name, candidate in candidates.items()}
     if not any(gain.low > 0 for gain in gains.values()):
-        return f"nothing beats the base: of {len(candidates)} checkpoints, the best, {best}, gained {_gained(gains[best])}"
+        return f"nothing beats the base: the best of {len(candidates)} checkpoints, {best}, gained {gains[best]:+.3f}"
     return f"nothing that beats the base is sound; the most faithful, {best}, is out: {'; '.join(out[best])}"
 
 
@@ -200,11 +200,3 @@ def _advice(candidates: Mapping[str, Candidate], settings: SelectionSettings) ->
     if last.diversity_ratio < settings.min_diversity_ratio:
         return "it collapsed: train with a lower learning rate or for fewer steps, and keep more checkpoints to choose from"
     return "it learnt the pictures by heart: train for fewer steps or with a smaller smallest rank, or add pictures"
-
-
-def _gained(gain: Interval) -> str:
-    return f"{gain.mean:+.3f} over the base ({gain.low:+.3f} to {gain.high:+.3f})"
-
-
-def _span(lead: Interval) -> str:
-    return f"{lead.mean:.3f} ({lead.low:.3f} to {lead.high:.3f})"

@@ -107,7 +107,7 @@ def test_what_gained_nothing_collapsed_copied_or_memorised_is_out() -> None:
 
 def test_a_gain_that_is_certain_and_too_small_to_be_seen_is_out() -> None:
     still = Candidate(1, np.full((6, 4), 0.0004), np.zeros((6, 4)), 1.0)
-    assert objections(still, RULE) == ["too little to be seen: +0.000 over the base (+0.000 to +0.000), 0.02 needed"]
+    assert objections(still, RULE) == ["too little to be seen: +0.000 over the base, 0.02 needed"]
     assert recommend({"a": still}, RULE).checkpoint is None
     assert objections(candidate(1, 0.03), RULE) == []
 
@@ -119,7 +119,7 @@ def test_copies_that_the_base_makes_too_are_no_copies() -> None:
 def test_where_nothing_beats_the_base_that_is_said() -> None:
     chosen = recommend({"a": candidate(1, 0.0), "b": candidate(2, -0.1)}, RULE)
     assert chosen.checkpoint is None
-    assert chosen.reason.startswith("nothing beats the base: of 2 checkpoints, the best, a, gained +0.00")
+    assert chosen.reason.startswith("nothing beats the base: the best of 2 checkpoints, a, gained +0.00")
 
 
 def test_where_only_a_collapsed_one_beats_the_base_that_is_said() -> None:
