@@ -1,4 +1,5 @@
-# Two commands, `make demo` and `make test`, and a few more verbs. All of them make .venv first, if it is missing or stale.
+# Two commands, `make demo` and `make test`, and a few more verbs. All of them make .venv first, if it is missing or stale:
+# what running needs; `make test` and `make compare` add what only they need.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONDONTWRITEBYTECODE :=# in .venv only what is imported is compiled, and once
 
 .PHONY: moved help setup pull demo new fix restore serve check plan promote rollback prune test pocket pocket-gpu compare
 
@@ -28,8 +30,21 @@ MOVED := $(shell [ ! -e .venv/bin/pip ] || grep -qF "$(CURDIR)/.venv" .venv/bin/
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11, or make PYTHON=/path/to/it" >&2; exit 1; }
 	@[[ -z "$(MOVED)" ]] || echo "this tree was moved or copied: .venv is made again"
 	$(PYTHON) -m venv $(if $(MOVED),--clear) .venv
-	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) .
+	rm -rf .venv/lib/python3.*/site-packages/torch/{test,bin/*[Tt]est*}  # 120 MB of test programs that no run starts
+	.venv/bin/python -c '$(COMPILED)'
 	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(INSTALL) '.[dev]'
+	touch $@
+
+# The same pins either way. uv reads none of pip's settings: the folder of wheels that pip was told of is handed on.
+UV := $(shell command -v uv)
+INSTALL = $(if $(UV),UV_FIND_LINKS="$${UV_FIND_LINKS-$${PIP_FIND_LINKS-}}" uv pip install --python .venv/bin/python,.venv/bin/pip install --no-compile) \
+    --quiet --constraint constraints.txt --editable
+# Compiling all that is installed takes longer and 530 MB; this is what the stages import.
+COMPILED := import dvc.commands.repro, mlflow.pyfunc, tasks.cache_prompts, tasks.evaluate.stage, tasks.register.stage, tasks.train.stage
 
 pull: setup ## the shipped models, and the data: shipped too, or from your team's DVC remote
 	@python -m tasks.pull
@@ -69,7 +84,7 @@ rollback: setup ## make the version that was champion before champion again
 prune: setup ## show what is old and nothing points at; YES=1 removes it
 	python -m flows.prune $(if $(YES),--yes) $(if $(DAYS),--days $(DAYS))
 
-test: setup ## format, lint, types, import rules, unit tests with doctests, the slow tests
+test: .venv/.installed-dev ## format, lint, types, import rules, unit tests with doctests, the slow tests
 	ruff format --check .
 	ruff check .
 	mypy
@@ -86,5 +101,5 @@ pocket: setup ## build the embedded base model and its evaluators anew, in hours
 pocket-gpu: setup ## the same on a GPU, with more pictures and steps
 	python -m pocket --device cuda --work .state/pocket-gpu
 
-compare: pull ## LoRA against T-LoRA at equal fidelity: about half an hour on two cores, resumable; writes docs/comparison.md
+compare: pull .venv/.installed-dev ## LoRA against T-LoRA at equal fidelity: about half an hour on two cores, resumable; writes docs/comparison.md
 	python -m benchmarks.comparison

@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from flows.check import check_answers
 from flows.processes import marked
 from tasks.tracking.store import open_store
 from tests.clone import ROOT, Clone
@@ -125,7 +127,26 @@ def test_killed_itself_and_started_again_it_ends_what_was_left_and_the_next_run_
     checked = subprocess.run(command, cwd=night.clone.folder, env=night.environment, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
     assert "retrain/scheduled       ok     next at " in checked.stdout
+    prefect = night.url.removesuffix("/api")
+    assert answers(night) == (0, [f"Prefect  ok     {prefect} answers", f"MLflow   ok     {night.mlflow} answers"])
     assert next_run(night)["state_type"] == "COMPLETED"
+
+
+def answers(served: Served) -> tuple[int, list[str]]:
+    """What the health check of a container says: its exit status and lines."""
+    command = [sys.executable, "-m", "flows.check", "--answers"]
+    asked = subprocess.run(command, cwd=served.clone.folder, env=served.environment, capture_output=True, text=True, check=False)
+    return asked.returncode, asked.stdout.splitlines()
+
+
+def test_a_container_in_which_nothing_answers_is_not_healthy(brickyard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    (brickyard / ".state/serve").mkdir(parents=True)
+    (brickyard / ".state/serve/addresses").write_text("http://127.0.0.1:9 http://127.0.0.1:9\n")
+    said = list(check_answers())
+    assert [(check.what, check.state) for check in said] == [("Prefect", "FAILS"), ("MLflow", "FAILS")]
+    assert said[0].words == "http://127.0.0.1:9 does not answer"
 
 
 def test_the_unit_for_systemd_starts_what_is_tested_here() -> None:
