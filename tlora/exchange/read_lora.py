@@ -92,7 +92,7 @@ def read_foreign(file: Path) -> ForeignLora:
     """
     tensors, metadata = read_tensors(file)
     if "format_version" in metadata:
-        raise CheckpointError(f"{file}: already an adapter of this program")
+        raise CheckpointError(f"{file}: already an adapter of flux-tlora: give it to --lora_path as it is")
     text_encoder = tuple(sorted({_layer_of(key) for key in tensors if is_of_text_encoder(key)}))
     tensors = {key: _plain(key, tensor, file) for key, tensor in tensors.items() if not is_of_text_encoder(key)}
     if any(key.endswith(".lambda_layer") for key in tensors):
@@ -100,7 +100,7 @@ def read_foreign(file: Path) -> ForeignLora:
     kind = kind_of(tensors)
     if kind is not None:
         raise CheckpointError(
-            f"{file}: unknown key {kind[1]!r}: the file is a {kind[0]}, which no T-LoRA can stand in for: not imported"
+            f"{file}: unknown key {kind[1]!r}: the file is a {kind[0]}, and cannot be written as a T-LoRA: not imported"
         )
     dialect = _dialect(tensors)
     settings = settings_of(file, metadata, tuple(tensors))
