@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
-from flows.worktree import git
 from tasks.dvc_command import run_dvc
 from tasks.git_history import read_history
+from tasks.running.git import git
 from tasks.running.state_folder import repository_root, state_folder
 from tlora.errors import SettingsError
 from tlora.runtime.yaml_text import render_yaml

@@ -5,7 +5,6 @@ The stage `evaluate` runs as it always does, on the card, in a tree of its own i
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,11 +16,12 @@ from flows import stages
 from flows.command import run_once
 from flows.pipeline import run_id
 from flows.secrets import stage_secrets
-from flows.worktree import git, tree_of
+from flows.worktree import tree_of
 from tasks.registry.names import CHALLENGER, CHAMPION, registered_name_here
 from tasks.registry.promotion import fetch_adapter, record_measurement, stood_down
 from tasks.registry.verdict import PromotionError
 from tasks.registry.versions import find_alias
+from tasks.running.git import ask_git, git
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import TloraError, TrainingError
 from tlora.metadata.adapter import FINAL
@@ -71,7 +71,7 @@ def _measure(model: str, revision: str) -> State[None]:
 
 def _as_it_stands() -> str:
     """Return a commit of the working tree, which stays as it is, or HEAD where nothing is changed."""
-    made = subprocess.run(["git", "stash", "create"], capture_output=True, text=True, check=False).stdout.strip()
+    made = ask_git("stash", "create")
     return made or git("rev-parse", "HEAD")
 
 

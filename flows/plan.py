@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.stages import order_graph, read_graph
-from flows.worktree import git
 from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
 from tasks.running.all_settings import CHECKED, require_all_settings
 from tasks.running.cli import read_params
+from tasks.running.git import git
 from tasks.running.state_folder import remembered_seconds
 from tlora.errors import TloraError
 from tlora.runtime.settings import read_mapping

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from flows.cache import collect_unnamed
 from flows.reasons import read_settings
-from flows.worktree import OVERRIDE, RUN, files_added, git
+from flows.worktree import OVERRIDE, RUN, files_added
 from tasks.git_history import BRANCHES
 from tasks.registry.versions import pinned_versions, revisions
+from tasks.running.git import git
 from tasks.running.state_folder import state_folder
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import SettingsError, TloraError

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.plan import changes, is_code, read_status, settings_in
-from flows.worktree import git, is_unmerged
+from flows.worktree import is_unmerged
 from tasks.dvc_command import is_import, local_changes, read_dvc_file, run_dvc
 from tasks.registry.names import CHALLENGER, CHAMPION, PREVIOUS
 from tasks.registry.promotion import stood_down
 from tasks.registry.settings import RetrainSettings as RetrainSettings
 from tasks.registry.versions import BRANCH, find_alias, versions_of
 from tasks.running.cli import read_params, read_section
+from tasks.running.git import git
 from tasks.running.state_folder import state_folder
 from tasks.tracking.store import Store
 from tlora.errors import SettingsError

@@ -34,10 +34,11 @@ from flows.plan import make_plan, rows_of, summary_of
 from flows.promote import promote
 from flows.reasons import RetrainReasons, RetrainSettings, bring_in, find_reasons, read_settings
 from flows.run_page import table
-from flows.worktree import commit, git
+from flows.worktree import commit
 from tasks.dvc_command import run_dvc
 from tasks.registry.decisions import FILE as DECISIONS
 from tasks.registry.names import registered_name_here
+from tasks.running.git import git
 from tasks.tracking.store import explained_failures, open_store
 from tlora.errors import TloraError
 

@@ -5,7 +5,6 @@ is restored, and what is registered is seen by all. The branch stays, with the p
 """
 
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from flows.overrides import apply_overrides, check_overrides
 from tasks.dvc_command import run_dvc
 from tasks.git_history import BRANCHES
 from tasks.running.cli import read_params
+from tasks.running.git import ask_git, git
 from tasks.running.state_folder import state_folder
 from tlora.errors import SettingsError
 
@@ -95,20 +95,6 @@ def tree_of(revision: str, name: str, *options: str) -> Iterator[None]:
         git("worktree", "remove", "--force", str(folder))
 
 
-def git(*arguments: str) -> str:
-    """Run git in the working folder and return what it prints.
-
-    Raises:
-        SettingsError: In git's words.
-    """
-    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        said = [line for line in answer.stderr.splitlines() if line.strip() and not line.startswith("hint: ")]
-        reason = said[-1] if said else "no reason given"
-        raise SettingsError(f"git {arguments[0]}: {reason.removeprefix('fatal: ').removeprefix('error: ')}")
-    return answer.stdout.strip()
-
-
 def commit(message: str, paths: Sequence[str] = ()) -> bool:
     """Commit what is staged, or these paths and nothing else, if there is anything; return whether there was.
 
@@ -124,7 +110,7 @@ def commit(message: str, paths: Sequence[str] = ()) -> bool:
 
 
 def _signature() -> list[str]:
-    known = subprocess.run(["git", "config", "user.email"], capture_output=True, check=False).returncode == 0
+    known = ask_git("config", "user.email")
     return [] if known else ["-c", "user.name=flux-tlora", "-c", "user.email=flux-tlora@localhost"]
 
 

@@ -3,19 +3,17 @@
 Any: of a branch, a tag, an experiment, a stash, or one that the reflog remembers.
 """
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlora.errors import SettingsError
+from tasks.running.git import ask_git, git
 
 BRANCHES = "run"  # the branches of runs with overrides are run/<id>
 
 
 def branch_of_run() -> str:
     """Return the branch that the working folder's tree is on, if it is a run's; empty for any other, and without git."""
-    answer = subprocess.run(["git", "branch", "--show-current"], capture_output=True, text=True, check=False)
-    branch = answer.stdout.strip()
+    branch = ask_git("branch", "--show-current")
     return branch if branch.startswith(f"{BRANCHES}/") else ""
 
 
@@ -27,16 +25,9 @@ def read_history(patterns: Sequence[str], folder: Path = Path()) -> str:
         folder: Anywhere in the repository.
 
     Raises:
-        SettingsError: In git's words.
+        GitError: In git's words.
     """
     everything = ("log", "--all", "--reflog", "--full-history", "-m", "--raw", "--no-abbrev", "--format=", "--", *patterns)
-    lines = _git(folder, "", *everything).splitlines()
+    lines = git(*everything, folder=folder).splitlines()
     blobs = {line.split()[3] for line in lines if line.startswith(":")} - {"0" * 40}
-    return _git(folder, "\n".join(sorted(blobs)), "cat-file", "--batch") if blobs else ""
-
-
-def _git(folder: Path, given: str, *arguments: str) -> str:
-    answer = subprocess.run(["git", "-C", str(folder), *arguments], input=given.encode(), capture_output=True, check=False)
-    if answer.returncode:
-        raise SettingsError(f"git {arguments[0]}: {answer.stderr.decode(errors='replace').strip()}")
-    return answer.stdout.decode(errors="replace")
+    return git("cat-file", "--batch", folder=folder, given="\n".join(sorted(blobs))) if blobs else ""

@@ -5,7 +5,6 @@ is never overwritten.
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from tasks.dvc_command import local_changes, parse_dvc_file, read_dvc_file, run_dvc
 from tasks.registry.names import registered_name_here
 from tasks.registry.versions import find_alias
+from tasks.running.git import ask_git
 from tasks.running.telemetry import telemetry_off
 from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tlora.errors import PictureError, SettingsError, TloraError
@@ -105,8 +105,8 @@ def _require_kept(folder: str, current: str) -> None:
 
 def _find_commit(digest: str) -> tuple[str, str] | None:
     """Return the last commit whose data.dvc has this digest, and the text of that file; None if there is none."""
-    for commit in _git("log", "--all", "--format=%H", f"-S{digest}", "--", str(FILE)).split():
-        text = _git("show", f"{commit}:./{FILE}")
+    for commit in ask_git("log", "--all", "--format=%H", f"-S{digest}", "--", str(FILE)).split():
+        text = ask_git("show", f"{commit}:./{FILE}")
         try:
             if text and parse_dvc_file(text)[1].startswith(digest):
                 return commit, text
@@ -134,7 +134,7 @@ def _without_sizes(text: str, current: str, digest: str) -> str:
 
 
 def _is_shallow() -> bool:
-    return _git("rev-parse", "--is-shallow-repository").strip() == "true"
+    return ask_git("rev-parse", "--is-shallow-repository") == "true"
 
 
 def _check_out() -> None:
@@ -145,15 +145,10 @@ def _check_out() -> None:
 
 
 def _concept_hint(commit: str) -> list[str]:
-    then = _git("show", f"{commit}:./{CONCEPT}") if commit else ""
-    if not then or (CONCEPT.exists() and CONCEPT.read_text(encoding="utf-8") == then):
+    then = ask_git("show", f"{commit}:./{CONCEPT}") if commit else ""
+    if not then or (CONCEPT.exists() and CONCEPT.read_text(encoding="utf-8").strip() == then):
         return []
     return [f"  {CONCEPT} has changed since; to have it as it was: git checkout {commit[:12]} -- {CONCEPT}"]
-
-
-def _git(*arguments: str) -> str:
-    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return answer.stdout if answer.returncode == 0 else ""
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ workspace, and deletes it afterwards with all that lies in it.
 """
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
+from tasks.running.git import GitError, git
 from tlora.errors import SettingsError
 from tlora.runtime.atomic_file import write_json
 
@@ -59,14 +58,14 @@ def _git(folder: Path, *arguments: str) -> str | None:
     Raises:
         SettingsError: If it refuses a repository that is there: another folder would be a guess.
     """
-    words = {**os.environ, "LC_ALL": "C"}
-    answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, env=words)
-    if answer.returncode and answer.stderr and "not a git repository (or any" not in answer.stderr:
-        reason = answer.stderr.splitlines()[0].removeprefix("fatal: ")
-        raise SettingsError(
-            f"{folder}: git does not read this repository, so it is not known where .state and the store are: {reason}"
-        )
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    try:
+        return git(*arguments, folder=folder)
+    except GitError as error:
+        if error.said and "not a git repository (or any" not in error.said:
+            raise SettingsError(
+                f"{folder}: git does not read this repository, so it is not known where .state and the store are: {error.said}"
+            ) from error
+        return None
 
 
 def state_folder(*parts: str) -> Path:

@@ -7,11 +7,11 @@ import pytest
 from flows.cache import collect_unnamed
 from flows.plan import make_plan
 from flows.reasons import RetrainSettings, bring_in, find_reasons
-from flows.worktree import git as run_git
 from tasks.dvc_command import read_dvc_file, run_dvc
 from tasks.registry.promotion import promote_version
 from tasks.registry.verdict import Verdict
 from tasks.restore_data import restore_data
+from tasks.running.git import git as run_git
 from tasks.tracking.store import Store, open_store
 from tests.flows.kiln import (
     changed_settings,
