@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def test_what_git_prints_comes_back_without_the_lines_end(tmp_path: Path):
     assert git("branch", "--show-current") == ask_git("branch", "--show-current") == "main"
     (tmp_path / "deep").mkdir()
     assert git("rev-parse", "--show-prefix", folder=tmp_path / "deep") == "deep/"
-    assert git("hash-object", "--stdin", given="brick\n") == "3a1c4cbd3ca9ff8c4a9a5dbb5ac3ae0d8b2b0bd2"
+    assert git("hash-object", "--stdin", given="brick\n") == hashlib.sha1(b"blob 6\0brick\n").hexdigest()
 
 
 @pytest.mark.parametrize("language", ["de_DE.UTF-8", "C"])
@@ -29,6 +30,8 @@ def test_a_refusal_is_the_line_that_says_why_in_english(language: str, monkeypat
     assert ask_git("checkout", "wall") == ""
 
 
-def test_outside_any_repository_there_is_nothing_to_say(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+def test_outside_any_repository_there_is_nothing_to_say(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert ask_git("rev-parse", "HEAD") == ""
