@@ -30,6 +30,7 @@ from tasks.running.cli import read_section
 from tasks.tracking.store import Store, explained_failures, open_store, run_address, version_address
 from tlora.errors import TloraError
 from tlora.runtime.settings import parse_settings
+from tlora.trust.settings import TrustSettings
 
 GATE = "the gate"
 LATE_SECONDS = 600  # a server that finds a pause expired puts a failure of its own in place of every state proposed to it
@@ -84,7 +85,8 @@ def rollback(model: str = "", why: str = "", by: str = "") -> State[None]:
     try:
         with explained_failures():
             name, who = model or registered_name_here(), by or _account()
-            restored, replaced = promotion.roll_back(open_store(), name, by=who, run=_this_run(), why=why or "asked for")
+            given = {"by": who, "run": _this_run(), "why": why or "asked for"}
+            restored, replaced = promotion.roll_back(open_store(), name, **given, trust=_trust())
     except (TloraError, OSError) as error:
         return Failed(message=str(error))
     return Completed(message=f"version {restored} of {name} is champion again, version {replaced} no longer")
@@ -92,7 +94,8 @@ def rollback(model: str = "", why: str = "", by: str = "") -> State[None]:
 
 def _promote(store: Store, model: str, version: str, given: Answer) -> State[None]:
     settings = parse_settings(PromoteSettings, read_section(PARAMS, "promote"), f"{PARAMS}: promote")
-    verdict = promotion.judge(store, model, settings, version, again=given.again)
+    trust = _trust()
+    verdict = promotion.judge(store, model, settings, version, again=given.again, trust=trust)
     create_markdown_artifact(verdict.to_markdown(), key="promotion", description="Challenger against champion")
     if verdict.champion == verdict.challenger:
         return Completed(message=f"{model}: {verdict.objection}")
@@ -108,12 +111,16 @@ def _promote(store: Store, model: str, version: str, given: Answer) -> State[Non
         if not answer.approve:
             return _refuse(store, verdict, by, f"{by} said no" + (f": {answer.reason}" if answer.reason else ""))
         # the champion may be another one by now
-        verdict = promotion.judge(store, model, settings, verdict.challenger, again=given.again)
+        verdict = promotion.judge(store, model, settings, verdict.challenger, again=given.again, trust=trust)
         if verdict.objection:
             return _refuse(store, verdict, GATE, verdict.objection)
     promotion.promote_version(store, verdict, by=by, run=_this_run(), why=reason)
     before = f", version {verdict.champion} is previous" if verdict.champion else ""
     return Completed(message=f"version {verdict.challenger} of {model} is champion{before} (by {by}){_stands_on(store, verdict)}")
+
+
+def _trust() -> TrustSettings:
+    return parse_settings(TrustSettings, read_section(PARAMS, "trust"), f"{PARAMS}: trust")
 
 
 def _stands_on(store: Store, verdict: Verdict) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 TOKEN, BLOCK = "HF_TOKEN", "hf-token"
-_VARIABLES = (TOKEN, "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_VARIABLES = (TOKEN, "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "TLORA_PRIVATE_KEY_PASSWORD")
 _SHORTEST = 6  # characters; striking out a shorter value would strike out half of every line
 
 

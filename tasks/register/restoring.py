@@ -89,22 +89,24 @@ class Present:
     files: RunFiles
 
 
+Objection = Callable[["ModelVersion"], str]
 Register = Callable[[ModelSpec, RunFiles], "ModelVersion"]  # makes the version that files hold, without aliases
 
 
-def restore_registry(store: Store, present: Present, register: Register) -> list[str]:
+def restore_registry(store: Store, present: Present, register: Register, objection_to: Objection) -> list[str]:
     """Make the registered models that decisions tell of and the store has not, and return what was done, in words.
 
     Args:
         store: Where.
         present: What is going to be registered; its files are here.
         register: Makes a version.
+        objection_to: Says why a version must not be champion again, as far as signatures go; empty if it may.
     """
     decisions, said = read_decisions(), []
     for name in sorted({decision.model for decision in decisions}):
         if _is_whole(store, name):
             continue
-        said += _restore_model(store, [each for each in decisions if each.model == name], present, register)
+        said += _restore_model(store, [each for each in decisions if each.model == name], present, register, objection_to)
     return said
 
 
@@ -121,7 +123,9 @@ def _is_whole(store: Store, name: str) -> bool:
     return bool(found) and RESTORING not in found[0].tags
 
 
-def _restore_model(store: Store, decisions: Sequence[Decision], present: Present, register: Register) -> list[str]:
+def _restore_model(
+    store: Store, decisions: Sequence[Decision], present: Present, register: Register, objection_to: Objection
+) -> list[str]:
     name = decisions[0].model
     if not store.client.search_registered_models(f"name = '{name}'", max_results=1):
         store.client.create_registered_model(name)
@@ -135,7 +139,11 @@ def _restore_model(store: Store, decisions: Sequence[Decision], present: Present
                 known[decision.adapter] = _restore_version(store, decision, latest[decision.adapter], present, register)
             except (TloraError, OSError) as error:
                 gone[decision.adapter] = f"version {decision.version} of {name} cannot be restored: {error}"
-        _repeat(store, decision, known.get(decision.adapter))
+        version = known.get(decision.adapter)
+        if decision.event in ("promoted", "restored") and version and (untrusted := objection_to(version)):
+            gone[f"{decision.adapter} as champion"] = f"version {version.version} of {name} is not champion again: {untrusted}"
+            version = None
+        _repeat(store, decision, version)
     store.client.delete_registered_model_tag(name, RESTORING)
     aliases = ", ".join(f"{alias} {number}" for alias, number in sorted(versions.aliases_of(store, name).items()))
     numbers = ", ".join(str(version.version) for version in known.values()) or "none"

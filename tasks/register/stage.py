@@ -31,6 +31,14 @@ from tasks.registry.decisions import Decision, now, record
 from tasks.registry.held_files import note_code, repair_version
 from tasks.registry.names import CHALLENGER, CHAMPION, registered_name
 from tasks.registry.promotion import had_champion, leave_trail
+from tasks.registry.trust import (
+    SIGNED_BY,
+    find_unsigned,
+    leave_signature,
+    objection_to_signature,
+    public_key_text,
+    sign_version,
+)
 from tasks.results.album import parts_of_album
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
@@ -48,6 +56,7 @@ from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import BASE
 from tlora.pictures.manifest import read_split
 from tlora.runtime.atomic_file import write_text
+from tlora.trust.settings import TrustSettings
 
 if TYPE_CHECKING:
     from tasks.registry.versions import ModelVersion
@@ -58,6 +67,7 @@ SHOWN = "metrics_digest"  # tag: which evaluation a run or a version shows; writ
 
 def register(
     model: ModelSpec,
+    trust: TrustSettings,
     *,
     adapters: Path,
     metrics: Path,
@@ -73,6 +83,7 @@ def register(
 
     Args:
         model: Section `model`.
+        trust: Section `trust`: who signs, and whose signature a champion needs.
         adapters: Folder of checkpoints.
         metrics: The evaluation, JSON.
         grids: Folder of its grids.
@@ -102,10 +113,14 @@ def register(
     with explained_failures():
         store = open_store()
         restored = restore_registry(
-            store, Present(name, choice.digest, model, files), lambda spec, found: _show(store, spec, found).version
+            store,
+            Present(name, choice.digest, model, files),
+            lambda spec, found: _show(store, spec, found, trust).version,
+            lambda version: objection_to_signature(store, version, trust),
         )
-        shown = _show(store, model, files)
-        version, objection = shown.version, shown.facts.objection
+        shown = _show(store, model, files, trust)
+        version = shown.version
+        objection = shown.facts.objection or objection_to_signature(store, version, trust) or None
         placed = _place_aliases(store, version, objection)
         if shown.is_new or placed or "evaluated anew" in shown.done:
             branch = {versions.BRANCH: shown.facts.tags[versions.BRANCH]} if shown.facts.tags[versions.BRANCH] else {}
@@ -128,6 +143,8 @@ def register(
         print(f"champion:  {reports / PAGE} compares with it")
     if shown.facts.evaluation.recommended:
         print(f"adapter:   {recommended}, for tlora infer, card and export")
+        if signature := leave_signature(store, version, recommended):
+            print(f"signature: {signature}, by {version.tags[SIGNED_BY]}")
     _say_where(store, version, mine, grids)
 
 
@@ -143,7 +160,7 @@ class _Shown:
     done: list[str]
 
 
-def _show(store: Store, model: ModelSpec, files: RunFiles) -> _Shown:
+def _show(store: Store, model: ModelSpec, files: RunFiles, trust: TrustSettings) -> _Shown:
     """Show files as a run and a version, as far as the store has them not yet; aliases stay as they are."""
     evaluation = read_evaluation(files.metrics)
     choice = choose_checkpoint(files.adapters, files.recommended, evaluation)
@@ -160,7 +177,8 @@ def _show(store: Store, model: ModelSpec, files: RunFiles) -> _Shown:
     artifacts |= parts_of_album(files.pictures, {BASE, choice.name}, PICTURES)
     run_id = _show_run(store, facts, since, files.grids, artifacts)
     is_new = versions.find_version(store, name, choice.digest) is None
-    version, done = _show_version(store, facts, since, model, name, run_id)
+    served = versions.ServedModel(choice.folder, model, evaluation.setup["drawing"], public_key_text(trust))
+    version, done = _show_version(store, facts, since, served, run_id, trust.signs_with)
     if champion and champion.version != version.version:
         write_champion_page(store, facts, version, champion, since, files.pictures, page)
     return _Shown(version, run_id, facts, since, is_new, done)
@@ -200,30 +218,41 @@ def _show_run(store: Store, facts: RunFacts, since: SinceChampion, grids: Path, 
 
 
 def _show_version(
-    store: Store, facts: RunFacts, since: SinceChampion, model: ModelSpec, name: str, run_id: str
+    store: Store, facts: RunFacts, since: SinceChampion, served: versions.ServedModel, run_id: str, key: Path | None
 ) -> "tuple[ModelVersion, list[str]]":
-    """Return the version that holds the adapter, made if there is none, and what was done."""
+    """Return the version that holds the adapter, made if there is none and signed if there is a key, and what was done."""
     choice, tags = facts.choice, dict(facts.tags)
+    name = registered_name(served.base, choice.metadata.concept)
     tags |= {"checkpoint": choice.name, "step": str(choice.metadata.step)}
     tags["recommended"] = "true" if facts.evaluation.recommended else "false"
-    served = versions.ServedModel(choice.folder, model, facts.evaluation.setup["drawing"])
     version = versions.find_version(store, name, choice.digest)
     if version is None:
         tags_of_it = tags | {versions.ADAPTER_DIGEST: choice.digest}
-        version = versions.create_version(store, run_id, choice.folder, model, served.drawing, tags_of_it)
+        version = versions.create_version(
+            store, run_id, choice.folder, served.base, served.drawing, tags_of_it, served.public_key
+        )
         note_code(store, version)
         told = choice.metadata
         versions.introduce_model(store, name, model_introduction(told.concept, told.trigger, told.base))
-        done = [f"registered version {version.version} of {name}"]
+        done, sign_it = [f"registered version {version.version} of {name}"], key is not None
     else:
         done = [f"already version {version.version} of {name}"]
-        if damage := repair_version(store, version, served):
-            done.append(f"repaired from {choice.folder}, since {damage}")
+        unsigned = find_unsigned(store, version, key) if key else ""
+        if damage := repair_version(store, version, served, unsigned):
+            done.append(
+                f"written again from {choice.folder}, since it was {unsigned}"
+                if damage == unsigned
+                else f"repaired from {choice.folder}, since {damage}"
+            )
+        sign_it = bool(key and damage)
         if version.tags.get(SHOWN) != facts.evaluation.digest:
             done.append("evaluated anew")
     if version.tags.get(SHOWN) != facts.evaluation.digest:
         store.client.update_model_version(name, version.version, _page(store, facts, since, run_id))
         versions.set_version_tags(store, version, {**tags, SHOWN: facts.evaluation.digest})
+    if key and sign_it:
+        done.append(f"signed by {sign_version(store, version, key)}")
+        version = store.client.get_model_version(name, version.version)
     return version, done
 
 

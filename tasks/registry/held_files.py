@@ -21,8 +21,14 @@ CODE_DIGEST = "served_code_digest"  # tag: of the code that the version carries;
 _CODE = "code"
 
 
-def repair_version(store: Store, version: "ModelVersion", model: ServedModel) -> str:
+def repair_version(store: Store, version: "ModelVersion", model: ServedModel, known: str = "") -> str:
     """Write a version's files again, unless they are what they should be.
+
+    Args:
+        store: Where.
+        version: Which.
+        model: What it should hold.
+        known: What is wrong with its files, where that is known already; then nothing else is left among them.
 
     Returns:
         What was wrong, in a few words; empty if nothing was.
@@ -30,7 +36,7 @@ def repair_version(store: Store, version: "ModelVersion", model: ServedModel) ->
     Raises:
         TrackingError: If something still is.
     """
-    if not (damage := find_damage(store, version, model)):
+    if not (damage := find_damage(store, version, model) or known):
         return ""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -38,7 +44,11 @@ def repair_version(store: Store, version: "ModelVersion", model: ServedModel) ->
         folder = Path(temporary) / "model"
         write_model(folder, model, version)
         set_version_tags(store, version, {CODE_DIGEST: _code_digest(folder)})
-        get_artifact_repository(_place(store, version)).log_artifacts(str(folder))
+        held = get_artifact_repository(place_of(store, version))
+        held.log_artifacts(str(folder))
+        if known:  # what is signed next must be these files and no others
+            for name in _others(store, version, folder):
+                held.delete_artifacts(name)
     repaired = store.client.get_model_version(version.name, version.version)
     if remaining := find_damage(store, repaired, model):
         raise TrackingError(
@@ -50,15 +60,15 @@ def repair_version(store: Store, version: "ModelVersion", model: ServedModel) ->
 
 def note_code(store: Store, version: "ModelVersion") -> None:
     """Remember the code that a version carries, so that damage to it is seen."""
-    with _files(store, version) as folder:
+    with version_files(store, version) as folder:
         if folder:
             set_version_tags(store, version, {CODE_DIGEST: _code_digest(folder)})
 
 
 def find_damage(store: Store, version: "ModelVersion", model: ServedModel) -> str:
     """Return what of a version is not as it was registered, in a few words; empty if it can be loaded."""
-    with _files(store, version) as folder:
-        return f"its files are not at {_place(store, version)}" if folder is None else _damage_in(folder, version, model)
+    with version_files(store, version) as folder:
+        return f"its files are not at {place_of(store, version)}" if folder is None else _damage_in(folder, version, model)
 
 
 def _damage_in(folder: Path, version: "ModelVersion", model: ServedModel) -> str:
@@ -83,6 +93,13 @@ def _damage_in(folder: Path, version: "ModelVersion", model: ServedModel) -> str
     return ""
 
 
+def _others(store: Store, version: "ModelVersion", own: Path) -> list[str]:
+    """Return the files of a version that a folder has not."""
+    with version_files(store, version) as folder:
+        found = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()] if folder else []
+    return sorted(str(name) for name in found if not (own / name).is_file())
+
+
 def _differing(own: Path, held: Path) -> str:
     """Return the first file of a folder that a copy lacks or holds otherwise; empty for none."""
     names = [str(file.relative_to(own)) for file in sorted(own.rglob("*")) if file.is_file()]
@@ -101,17 +118,18 @@ def _code_digest(folder: Path) -> str:
     return digest.hexdigest() if files else ""
 
 
-def _place(store: Store, version: "ModelVersion") -> str:
+def place_of(store: Store, version: "ModelVersion") -> str:
+    """Return where the files of a version are."""
     return store.client.get_model_version_download_uri(version.name, version.version)
 
 
 @contextmanager
-def _files(store: Store, version: "ModelVersion") -> Iterator[Path | None]:
+def version_files(store: Store, version: "ModelVersion") -> Iterator[Path | None]:
     """Yield the folder of a version's files: itself where it is here, or else a copy; None if they are not to be had."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    place = _place(store, version)
+    place = place_of(store, version)
     with tempfile.TemporaryDirectory() as temporary:
         into = None if place.startswith("file:") else temporary
         try:

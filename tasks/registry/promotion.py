@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tasks.registry.decisions import Decision, Event, now, record
 from tasks.registry.names import CHALLENGER, CHAMPION, PREVIOUS
+from tasks.registry.trust import objection_to_signature
 from tasks.registry.verdict import Check, PromoteSettings, PromotionError, Verdict
 from tasks.registry.versions import ADAPTER_DIGEST, BRANCH, find_alias, scores_of, set_version_tags
 from tasks.results.evaluation import comparison_tags, read_evaluation
@@ -17,16 +18,26 @@ from tasks.tracking.runs import evaluation_points, log_points
 from tasks.tracking.store import Store
 from tlora.flux.files import is_same_base
 from tlora.metadata.adapter import BASE, WEIGHTS_FILE
+from tlora.trust.settings import TrustSettings
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MEASURE = "prefect deployment run measure/champion"
 EVENT = "promotion.event"  # tag of a version: what was decided of it last
+NOT_ASKED = TrustSettings()
 _MEASURED_BY = "evaluation."  # tags that start so must be equal before two versions' scores are compared
 
 
-def judge(store: Store, model: str, settings: PromoteSettings, version: str = "", *, again: bool = False) -> Verdict:
+def judge(
+    store: Store,
+    model: str,
+    settings: PromoteSettings,
+    version: str = "",
+    *,
+    again: bool = False,
+    trust: TrustSettings = NOT_ASKED,
+) -> Verdict:
     """Hold a version against the champion of the same base.
 
     Args:
@@ -35,6 +46,7 @@ def judge(store: Store, model: str, settings: PromoteSettings, version: str = ""
         settings: Section `promote`.
         version: Its number, by default the challenger's.
         again: Whether one that was champion before, or that nothing is left to be compared with, may be champion all the same.
+        trust: Section `trust`: whose signature is asked for.
 
     Raises:
         PromotionError: If there is no such version.
@@ -44,6 +56,8 @@ def judge(store: Store, model: str, settings: PromoteSettings, version: str = ""
     number, other = str(challenger.version), str(champion.version) if champion else ""
     if other == number:
         return Verdict(model, number, other, objection=f"version {number} is champion already")
+    if untrusted := objection_to_signature(store, challenger, trust):
+        return Verdict(model, number, other, objection=untrusted)
     if mine.get("recommended") != "true":
         return Verdict(model, number, other, objection=f"the evaluation recommends no checkpoint of version {number}'s run")
     if not again and (decided := stood_down(challenger, other, has_champion=champion is not None)):
@@ -98,17 +112,19 @@ def note_refusal(store: Store, verdict: Verdict, *, by: str, run: str, why: str)
     leave_trail(store, verdict.model, verdict.challenger, "refused", {"by": by, "run": run, "why": why})
 
 
-def roll_back(store: Store, model: str, *, by: str, run: str, why: str) -> tuple[str, str]:
+def roll_back(store: Store, model: str, *, by: str, run: str, why: str, trust: TrustSettings = NOT_ASKED) -> tuple[str, str]:
     """Make the version called `previous` champion again; return its number and that of the one it replaces.
 
     The alias `previous` goes, so that rolling back twice does not bring back what was rolled back.
 
     Raises:
-        PromotionError: If there is none.
+        PromotionError: If there is none, or it is not signed as section `trust` asks.
     """
     previous, champion = find_alias(store, model, PREVIOUS), find_alias(store, model, CHAMPION)
     if previous is None:
         raise PromotionError(f"{model}: no version is called {PREVIOUS}: there is nothing to roll back to")
+    if untrusted := objection_to_signature(store, previous, trust):
+        raise PromotionError(f"{model}: the champion stays, nothing is rolled back to: {untrusted}")
     number, replaced = str(previous.version), str(champion.version) if champion else ""
     store.client.set_registered_model_alias(model, CHAMPION, number)
     store.client.delete_registered_model_alias(model, PREVIOUS)

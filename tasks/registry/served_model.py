@@ -10,7 +10,9 @@ import difflib
 import importlib
 import inspect
 import io
+import os
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
@@ -40,6 +42,9 @@ _PARAMETERS = {  # as callers know them, and as the library does, which says wha
     "height": "height",
     "width": "width",
 }
+_PUBLIC_KEY = (
+    "TLORA_PUBLIC_KEY"  # environment: PEM file that the version's files must be signed with, whatever they say themselves
+)
 _WHOLE = ("seed", "steps", "height", "width")
 
 
@@ -50,6 +55,24 @@ class _Studio:
         self._library = _own_library(_CODE)
         self._loaded: _Loaded | None = None
         self._drawing = threading.Lock()  # a server has threads, and a layer holds the mask of one call at a time
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Refuse to be loaded where a signature is asked for and does not hold.
+
+        Raises:
+            MlflowException: In one line.
+        """
+        asked, own = os.environ.get(_PUBLIC_KEY, ""), context.model_config["serve"].get("public_key", "")
+        if not (asked or own):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            key = Path(asked).expanduser() if asked else Path(folder) / "public.pem"
+            if not asked:
+                key.write_text(own, encoding="utf-8")
+            try:
+                _part(self._library, "trust.signing").verify_model(_CODE.parent, key)
+            except _part(self._library, "errors").TloraError as error:
+                raise MlflowException(str(error).replace(str(key), asked or "the key that it was registered with")) from error
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Draw one picture per prompt, each from the same seed, so that a picture does not depend on its neighbours.

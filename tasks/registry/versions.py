@@ -54,11 +54,13 @@ class ServedModel:
         adapter: Folder of the adapter.
         base: The base model.
         drawing: How the evaluation drew, as it records it, which is what serving does unless it is told otherwise.
+        public_key: Text of the key that its files must be signed with before it draws; empty for none.
     """
 
     adapter: Path
     base: ModelSpec
     drawing: Mapping[str, Any]
+    public_key: str = ""
 
 
 def find_version(store: Store, name: str, adapter_digest: str) -> "ModelVersion | None":
@@ -69,7 +71,13 @@ def find_version(store: Store, name: str, adapter_digest: str) -> "ModelVersion 
 
 
 def create_version(
-    store: Store, run_id: str, adapter: Path, base: ModelSpec, drawing: Mapping[str, Any], tags: Mapping[str, str]
+    store: Store,
+    run_id: str,
+    adapter: Path,
+    base: ModelSpec,
+    drawing: Mapping[str, Any],
+    tags: Mapping[str, str],
+    public_key: str = "",
 ) -> "ModelVersion":
     """Log a model to a run and register it, under a name that is made if it is new.
 
@@ -81,11 +89,12 @@ def create_version(
         drawing: How the evaluation drew, as it records it, which is what serving does unless it is told otherwise.
         tags: Of the version, concept and training step among them; they are there from the first moment, so that a version
             without its digest cannot be.
+        public_key: Text of the key that its files must be signed with before it draws; empty for none.
     """
     import mlflow
 
     end = store.client.get_run(run_id).info.end_time
-    name, model = registered_name(base, tags["concept"]), ServedModel(adapter, base, drawing)
+    name, model = registered_name(base, tags["concept"]), ServedModel(adapter, base, drawing, public_key)
     with mlflow.start_run(run_id=run_id), _described(model) as described:
         info = mlflow.pyfunc.log_model(
             name="adapter", registered_model_name=name, tags=dict(tags), step=int(tags["step"]), **described
@@ -109,7 +118,8 @@ def _described(model: ServedModel) -> Iterator[dict[str, Any]]:
     """Yield what MLflow is told of a model; of its folders copies without links, which MLflow would not follow."""
     length = model.drawing["max_sequence_length"]
     sample = parse_settings(SampleSettings, {k: v for k, v in model.drawing.items() if k != "max_sequence_length"}, _DRAWING)
-    packages = (*_PACKAGES, "bitsandbytes") if model.base.quantisation == "nf4" else _PACKAGES
+    packages = [*_PACKAGES, *(["bitsandbytes"] if model.base.quantisation == "nf4" else [])]
+    packages += ["model-signing", "pyopenssl"] if model.public_key else []
     folders = folders_of(model)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         # given an example, MLflow would load the whole base model here and draw it
@@ -121,7 +131,7 @@ def _described(model: ServedModel) -> Iterator[dict[str, Any]]:
             "python_model": str(Path(__file__).with_name("served_model.py")),
             "artifacts": {key: str(copy) for key, copy in copies.items()},
             "code_paths": [str(Path(tlora.__file__).parent)],
-            "model_config": {"serve": _serving(model.base, sample, copied="base" in folders) | {"max_sequence_length": length}},
+            "model_config": {"serve": _serving(model, sample, copied="base" in folders) | {"max_sequence_length": length}},
             "pip_requirements": [f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in packages],
             "signature": _signature(sample),
         }
@@ -171,7 +181,9 @@ def is_copied(base: ModelSpec) -> bool:
     return base.is_folder and sum(file.stat().st_size for file in files if file.is_file()) <= LARGEST_COPIED_BASE
 
 
-def _serving(base: ModelSpec, sample: SampleSettings, *, copied: bool) -> dict[str, str | int]:
+def _serving(model: ServedModel, sample: SampleSettings, *, copied: bool) -> dict[str, str | int]:
+    base = model.base
+    key = {"public_key": model.public_key} if model.public_key else {}
     path = str(Path(base.path).absolute()) if base.is_folder else base.path
     return {
         "base": base.name if copied else path,
@@ -179,6 +191,7 @@ def _serving(base: ModelSpec, sample: SampleSettings, *, copied: bool) -> dict[s
         "quantisation": base.quantisation,
         "sigma_mask": sample.sigma_mask,
         "tileable": sample.tileable,
+        **key,
     }
 
 

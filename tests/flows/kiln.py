@@ -19,6 +19,7 @@ PARAMS = {
     "train": {"rank": 16, "learning_rate": 0.002, "max_train_steps": 4},
     "promote": SHIPPED["promote"],
     "retrain": SHIPPED["retrain"],
+    "trust": SHIPPED["trust"],
 }
 DVC_YAML = """\
 stages:

@@ -1,11 +1,13 @@
 """Promotion and rollback on real servers: an approval given on the run's page, one that never comes, and what is told of them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from tasks.registry.versions import aliases_of
 from tasks.tracking.store import Store, open_store
 from tests.flows.served import Served
 from tests.tasks.filled_registry import NAME, add_version
+from tlora.trust.keys import make_keys
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +74,19 @@ def test_an_approval_that_never_comes_and_one_that_is_denied_are_refusals(served
     assert store.client.get_model_version(NAME, "2").tags["promotion.event"] == "refused"
     code, line = by_hand(served, "--approved-by", "ann")
     assert (code, line) == (0, f"promote: version 2 of {NAME} is champion, version 1 is previous (by ann)")
+
+
+def test_an_unsigned_version_is_promoted_and_rolled_back_to_by_nobody_where_a_key_is_asked_for(
+    served: Served, store: Store, tmp_path: Path
+):
+    _, public = make_keys(tmp_path)
+    store.client.set_registered_model_alias(NAME, "previous", "1")
+    served.clone.change_params("params.yaml", {"trust.public_key": str(public)})
+    for arguments in ([], ["--rollback"]):
+        code, line = by_hand(served, *arguments)
+        assert (code, line[:8]) == (1, "promote:" if not arguments else "rollback")
+        assert re.search(r"version [12]: (is not signed|its files are not at )", line), line
+    assert aliases_of(store, NAME) == {"champion": "1", "challenger": "2", "previous": "1"}
 
 
 def test_a_worse_challenger_is_refused_with_its_table(served: Served, store: Store):

@@ -20,6 +20,7 @@ from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
 from tlora.metadata.config import TLoRAConfig
 from tlora.pictures.manifest import PictureItem, build_manifest, manifest_to_json
+from tlora.trust.settings import TrustSettings
 
 BASE = "models/tiny-flux"
 NAME = "tlora-tiny-flux-brick"
@@ -52,11 +53,12 @@ class FinishedRun:
 
     root: Path
 
-    def register(self) -> None:
+    def register(self, trust: TrustSettings = TrustSettings()) -> None:  # noqa: B008  # it is frozen
         """Run the stage in this process; the working folder must be `root`."""
         self._keep_recommended()
         register(
             ModelSpec(BASE, dtype="float32", device="cpu"),
+            trust,
             adapters=Path("adapters"),
             metrics=Path("metrics/evaluate.json"),
             grids=Path("artifacts/grids"),

@@ -11,6 +11,7 @@ from tlora.commands.config_options import add_config_options, prepare, read_conf
 from tlora.errors import SettingsError
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.ranges import MOST_PICTURES, MOST_STEPS, require_seed, require_strength, require_whole
+from tlora.trust.settings import trust_here
 
 if TYPE_CHECKING:
     from tlora.commands.flat_config import FlatConfig
@@ -34,6 +35,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--outdir", type=Path, help="folder for the pictures")
     what.add_argument(
         "--like", type=Path, metavar="PICTURE.png", help="draw one of these pictures again, from what it says of itself"
+    )
+    what.add_argument(
+        "--public_key",
+        type=Path,
+        help="refuse adapters that are not signed with it; default: trust.public_key of the params.yaml here",
     )
     how = parser.add_argument_group("how it is drawn")
     how.add_argument("--steps", type=int, help="denoising steps; default from the configuration, else 25")
@@ -65,6 +71,7 @@ def run(options: argparse.Namespace) -> None:
     sample = _sample(config, options)
     scales = options.ab_scales if options.ab_test else [1.0]
     setup = _setup(config, options)
+    _require_signed(setup.adapters, options.public_key)
     pictures = _pictures(prompts, config.seed if options.seed is None else options.seed, options)
     from tlora.drawing.draw import contact_sheet, draw_to_folder
 
@@ -121,6 +128,15 @@ def _setup(config: "FlatConfig", options: argparse.Namespace) -> "DrawingSetup":
         raise SettingsError(str(error)) from error
 
 
+def _require_signed(adapters: tuple[Path, ...], public_key: Path | None) -> None:
+    """Refuse adapters without the signature that is asked for, before anything is loaded."""
+    if key := public_key or trust_here().verifies_with:
+        from tlora.trust.signing import verify_adapter
+
+        for adapter in adapters:
+            verify_adapter(adapter, key)
+
+
 def _sample(config: "FlatConfig", options: argparse.Namespace) -> "SampleSettings":
     try:
         return dataclasses.replace(
@@ -163,6 +179,7 @@ def _draw_again(options: argparse.Namespace) -> None:
         max_sequence_length=record.max_sequence_length,
         merge="forced" if record.merged else "no",
     )
+    _require_signed(setup.adapters, options.public_key)
     file = (options.outdir or options.like.parent) / f"{options.like.stem}_again.png"
     redraw(record, setup, file, say)
     say(f"{file}: {difference(file, options.like)}")

@@ -20,6 +20,8 @@ from tlora.drawing.picture_record import read_record
 from tlora.flux.files import base_revision
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.config import TLoRAConfig
+from tlora.trust.keys import make_keys
+from tlora.trust.signing import sign
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["tlora.commands.flat_training", "tlora.drawing.draw"])
@@ -236,3 +238,23 @@ def test_killed_it_leaves_whole_pictures_only(folder: Path) -> None:
     assert 3 <= len(files) < 800
     for file in files:
         assert pixels(file).shape == (16, 16, 3)
+
+
+def test_only_adapters_that_are_signed_as_params_yaml_asks_are_drawn_with(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    private, public = make_keys(tmp_path_factory.mktemp("keys"))
+    Path("params.yaml").write_text(f"trust: {{public_key: {public}, private_key: ''}}")
+    with pytest.raises(SystemExit, match=r"one/tlora_weights\.safetensors: is not signed \(there is no one\.sig\)"):
+        infer()
+    sign(Path("one/tlora_weights.safetensors"), Path("one.sig"), private)
+    (drawn, _) = infer("--steps", "1")
+    with pytest.raises(SystemExit, match=r"two\.safetensors: is not signed"):
+        infer("--lora_path", "one", "two.safetensors")
+    with Path("one/tlora_weights.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(SystemExit, match=r"one/tlora_weights\.safetensors: was altered since it was signed$"):
+        main(["infer", "--like", f"drawn/{drawn}"])
+    other = make_keys(tmp_path_factory.mktemp("other"))[1]
+    with pytest.raises(SystemExit, match=f"is signed with another key .* than {other}"):
+        infer("--public_key", str(other))
