@@ -51,6 +51,10 @@ ELSEWHERE = {
     "dvc pull adapters": ("tests/test_pipeline_end_to_end.py", "README.md"),
     "dvc remote add --default team ssh://": ("tests/test_stores_end_to_end.py", '"remote", "add"'),
     "from tlora.adapter import TLoRAConfig": ("tests/test_public_names.py", "README.md"),
+    "python -m flows.pull_request --against HEAD": (
+        "tests/flows/test_pull_request.py",
+        '"flows.pull_request", "--against", "HEAD"',
+    ),
     "dvc push": ("tests/test_stores_end_to_end.py", '"push"'),
 }
 _SERVER = "needs a server that stays, as on several machines; `make serve` does the same and is tested"
@@ -73,6 +77,8 @@ NOT_RUN = {  # the beginning of a command, and why nobody runs it
     "prefect worker start": _SERVER,
     "prefect server start": _SERVER,
     "git clone ...": "names no address",
+    "docker ": "needs Docker's daemon",
+    "printf 'POSTGRES_PASSWORD": "makes passwords for `docker compose`",
     "export ": "sets the address of a server",
     "pip install": "installs",
     "cp ../keys/": "copies the key that the command before it made",
