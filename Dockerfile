@@ -7,7 +7,6 @@ FROM ${BASE} AS build
 # Debian keeps one version of a package for each release, so that a pinned one is gone with the next security update.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates make python3.11-venv
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /opt/flux-tlora
 COPY . .
 # An index of your own, or torch for the CPU only, is named in a pip.conf, which does not become part of the image.

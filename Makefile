@@ -6,7 +6,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-PYTHON ?= python3.11
+# Newest first. One that makes no virtual environment (Debian's without python3-venv, pyenv's name of one not chosen) is passed over.
+PYTHONS := python3.13 python3.12 python3.11
+PYTHON ?= $(firstword $(foreach python,$(PYTHONS),$(shell $(python) -c 'import ensurepip' 2>/dev/null && echo $(python))))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
@@ -16,7 +18,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=# in .venv only what is imported is compiled, and once
 
-.PHONY: moved help setup pull demo new fix restore serve check plan promote rollback prune test pocket pocket-gpu compare
+.PHONY: moved constraints help setup pull demo new fix restore serve check plan promote rollback prune test pocket pocket-gpu compare
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -27,9 +29,8 @@ setup: .venv/.installed ## make .venv with the exact versions of constraints.txt
 MOVED := $(shell [ ! -e .venv/bin/pip ] || grep -qF "$(CURDIR)/.venv" .venv/bin/pip || echo moved)
 
 .venv/.installed: pyproject.toml constraints.txt $(MOVED)
-	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11, or make PYTHON=/path/to/it" >&2; exit 1; }
 	@[[ -z "$(MOVED)" ]] || echo "this tree was moved or copied: .venv is made again"
-	$(PYTHON) -m venv $(if $(MOVED),--clear) .venv
+	$(if $(MOVED)$(NO_PYTHON),$(MAKE_VENV))
 	$(INSTALL) .
 	rm -rf .venv/lib/python3.*/site-packages/torch/{test,bin/*[Tt]est*}  # 120 MB of test programs that no run starts
 	.venv/bin/python -c '$(COMPILED)'
@@ -39,12 +40,28 @@ MOVED := $(shell [ ! -e .venv/bin/pip ] || grep -qF "$(CURDIR)/.venv" .venv/bin/
 	$(INSTALL) '.[dev]'
 	touch $@
 
+# One that is there keeps its Python: `rm -r .venv` to have another.
+NO_PYTHON := $(shell [ -x .venv/bin/python ] || echo none)
+define MAKE_VENV
+@found="$(PYTHON)"; [[ -n "$$found" ]] || { echo "no Python that can make a virtual environment: looked for $(PYTHONS); install one" \
+    "(and python3-venv on Debian), or make PYTHON=/path/to/it" >&2; exit 1; }; \
+command -v $$found >/dev/null || { echo "no $$found here: looked for it on PATH" >&2; exit 1; }; \
+echo "$$found makes .venv"; $$found -m venv --clear .venv
+endef
+
 # The same pins either way. uv reads none of pip's settings: the folder of wheels that pip was told of is handed on.
 UV := $(shell command -v uv)
 INSTALL = $(if $(UV),UV_FIND_LINKS="$${UV_FIND_LINKS-$${PIP_FIND_LINKS-}}" uv pip install --python .venv/bin/python,.venv/bin/pip install --no-compile) \
     --quiet --constraint constraints.txt --editable
 # Compiling all that is installed takes longer and 530 MB; this is what the stages import.
 COMPILED := import dvc.commands.repro, mlflow.pyfunc, tasks.cache_prompts, tasks.evaluate.stage, tasks.register.stage, tasks.train.stage
+
+# Today's pins are kept, but with UPGRADE=1. A build of torch for CUDA pins CUDA's packages itself; setuptools comes with .venv.
+constraints: ## resolve constraints.txt anew, once for every Python (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
+	    --no-emit-package setuptools --output-file constraints.txt pyproject.toml
+	sed -i -e '/^\(cuda-\|nvidia-\|triton==\)/d' -e '1i # Exact versions that this product was tested with, for Python 3.11, 3.12 and 3.13: every run and development dependency.' \
+	    -e '1i # Written by `make constraints` from the ranges in pyproject.toml.' constraints.txt
 
 pull: setup ## the shipped models, and the data: shipped too, or from your team's DVC remote
 	@python -m tasks.pull

@@ -61,6 +61,8 @@ _SERVER = "needs a server that stays, as on several machines; `make serve` does 
 NOT_RUN = {  # the beginning of a command, and why nobody runs it
     "make demo": "installs, and then is `dvc repro`",
     "make test": "is what runs this",
+    "UV_TORCH_BACKEND=": "needs PyTorch's index",
+    "PIP_FIND_LINKS=": "names a folder of yours",
     "mlflow ui": "runs until Ctrl-C, and shows the store that the other tests read",
     "prefect deployment schedule ls": "lists what `make serve` makes; its tests ask the server itself",
     'python -c "import os; from prefect.blocks.notifications import SendgridEmail': "needs an account for mail",

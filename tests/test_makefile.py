@@ -22,9 +22,9 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def would_run(tree: Path, target: str) -> str:
+def would_run(tree: Path, *arguments: str) -> str:
     """Return what `make` would do, were it not a dry run."""
-    return subprocess.run(["make", "--dry-run", target], cwd=tree, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(["make", "--dry-run", *arguments], cwd=tree, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize(("made_in", "again"), [("here", False), ("/somewhere/else", True)])
@@ -60,3 +60,27 @@ def test_uv_installs_the_same_pins_where_it_is(tree: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     asked = would_run(tree, "test")
     assert "uv pip install --python .venv/bin/python --quiet --constraint constraints.txt --editable '.[dev]'\n" in asked
+
+
+def python_at(folder: Path, name: str, works: bool) -> None:
+    """Put a Python there that can make a virtual environment, or a name that leads nowhere, as pyenv's of one not chosen."""
+    (folder / name).write_text(f"#!/bin/sh\nexit {0 if works else 127}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_the_newest_python_that_can_make_a_venv_is_taken(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(tree / ".venv")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "sh", "make", "grep"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    monkeypatch.setenv("PATH", str(programs))
+    for name in ("PYTHON", "MAKEFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    none = subprocess.run(["make", "setup"], cwd=tree, capture_output=True, text=True, check=False)
+    assert none.returncode != 0
+    assert "looked for python3.13 python3.12 python3.11; install one" in none.stderr
+    for name, works in (("python3.13", False), ("python3.12", True), ("python3.11", True)):
+        python_at(programs, name, works)
+    assert 'found="python3.12"; ' in would_run(tree, "setup")
+    assert 'found="python3.11"; ' in would_run(tree, "PYTHON=python3.11", "setup")
