@@ -86,15 +86,14 @@ def rollback(model: str = "", why: str = "", by: str = "") -> State[None]:
         with explained_failures():
             name, who = model or registered_name_here(), by or _account()
             given = {"by": who, "run": _this_run(), "why": why or "asked for"}
-            restored, replaced = promotion.roll_back(open_store(), name, **given, trust=_trust())
+            restored, replaced = promotion.roll_back(open_store(), name, **given, settings=_settings(), trust=_trust())
     except (TloraError, OSError) as error:
         return Failed(message=str(error))
     return Completed(message=f"version {restored} of {name} is champion again, version {replaced} no longer")
 
 
 def _promote(store: Store, model: str, version: str, given: Answer) -> State[None]:
-    settings = parse_settings(PromoteSettings, read_section(PARAMS, "promote"), f"{PARAMS}: promote")
-    trust = _trust()
+    settings, trust = _settings(), _trust()
     verdict = promotion.judge(store, model, settings, version, again=given.again, trust=trust)
     create_markdown_artifact(verdict.to_markdown(), key="promotion", description="Challenger against champion")
     if verdict.champion == verdict.challenger:
@@ -117,6 +116,10 @@ def _promote(store: Store, model: str, version: str, given: Answer) -> State[Non
     promotion.promote_version(store, verdict, by=by, run=_this_run(), why=reason)
     before = f", version {verdict.champion} is previous" if verdict.champion else ""
     return Completed(message=f"version {verdict.challenger} of {model} is champion{before} (by {by}){_stands_on(store, verdict)}")
+
+
+def _settings() -> PromoteSettings:
+    return parse_settings(PromoteSettings, read_section(PARAMS, "promote"), f"{PARAMS}: promote")
 
 
 def _trust() -> TrustSettings:

@@ -29,6 +29,7 @@ from tlora.pictures.views import require_resolution
 from tlora.runtime.remedies import PIPELINE, explain
 from tlora.runtime.settings import nearest, parse_settings
 from tlora.training.optimizer import require_optimizer
+from tlora.trust.licences import LicenceSettings
 from tlora.trust.settings import TrustSettings
 
 STAGES = (validate, cache_prompts, cache_latents, train, evaluate)
@@ -36,7 +37,12 @@ STAGES = (validate, cache_prompts, cache_latents, train, evaluate)
 
 def section_types() -> dict[str, type]:
     """Return what each section of params.yaml is read as."""
-    found: dict[str, type] = {"promote": PromoteSettings, "retrain": RetrainSettings, "trust": TrustSettings}
+    found: dict[str, type] = {
+        "promote": PromoteSettings,
+        "retrain": RetrainSettings,
+        "trust": TrustSettings,
+        "licence": LicenceSettings,
+    }
     for stage in STAGES:
         kinds = {name: kind for name, kind in get_type_hints(stage).items() if isinstance(kind, type) and is_dataclass(kind)}
         found |= {stage.__name__ if name == SETTINGS else name: kind for name, kind in kinds.items()}

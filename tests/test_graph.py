@@ -13,7 +13,7 @@ from tasks.train.identity import CANNOT_CHANGE_RESULTS, FIRST_PARTY, STAGE
 from tlora.metadata.digests import code_files
 
 ROOT = Path(__file__).parents[1]
-SHARED_SECTIONS = {"model", "promote", "retrain", "trust"}  # sections of params.yaml that belong to no stage
+SHARED_SECTIONS = {"model", "promote", "retrain", "trust", "licence"}  # sections of params.yaml that belong to no stage
 
 
 def stages() -> dict[str, dict[str, Any]]:

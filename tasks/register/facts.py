@@ -16,6 +16,7 @@ from tasks.results.lineage import rank_schedule
 from tlora.errors import CheckpointError
 from tlora.metadata.digests import digest_of
 from tlora.pictures.manifest import read_manifest
+from tlora.trust.licences import Licences, LicenceSettings, licences_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RunFacts:
         log: A line per training step.
         previews: Step -> picture drawn in the middle of training.
         tags: What both the run and the version are tagged with.
+        licences: Of base, data and adapter; tags too, kept up to date with what is set.
     """
 
     choice: Choice
@@ -50,6 +52,7 @@ class RunFacts:
     log: list[dict[str, Any]]
     previews: Mapping[int, Path]
     tags: Mapping[str, str]
+    licences: Licences
 
     @property
     def started(self) -> int | None:
@@ -70,7 +73,9 @@ class RunFacts:
         return of_adapter | {f"{section}.{key}": value for section, values in sections for key, value in _leaves(values)}
 
 
-def read_facts(choice: Choice, evaluation: Evaluation, objection: str | None, folders: "Folders") -> RunFacts:
+def read_facts(
+    choice: Choice, evaluation: Evaluation, objection: str | None, folders: "Folders", licence: LicenceSettings
+) -> RunFacts:
     """Read the rest.
 
     Raises:
@@ -80,7 +85,7 @@ def read_facts(choice: Choice, evaluation: Evaluation, objection: str | None, fo
     trained, held_out = read_manifest(folders.manifest / "train.json"), read_manifest(folders.manifest / "held_out.json")
     path, digest = read_dvc_file(folders.data)
     record = read_json(folders.reports / "train" / "run.json")
-    told = choice.metadata
+    told, licences = choice.metadata, licences_of(choice.metadata.base, licence)
     tags = {
         "base": told.base,
         "base_revision": told.base_revision,
@@ -95,12 +100,13 @@ def read_facts(choice: Choice, evaluation: Evaluation, objection: str | None, fo
         BRANCH: branch_of_run(),
         "concept": told.concept,
         "trigger": told.trigger,
+        **licence_tags(licences),
     }
     dataset = Dataset(path, digest, len(trained.items))
     log = _read_log(folders.reports / "train" / "log.jsonl")
     previews = sorted((folders.reports / "train" / "previews").glob("step-*.png"))
     steps = {int(file.stem.removeprefix("step-")): file for file in previews}
-    return RunFacts(choice, evaluation, objection, dataset, record, log, steps, tags)
+    return RunFacts(choice, evaluation, objection, dataset, record, log, steps, tags, licences)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,11 @@ class Folders:
     reports: Path
     manifest: Path
     data: Path
+
+
+def licence_tags(licences: Licences) -> dict[str, str]:
+    """Return licences as a run and a version are tagged with them."""
+    return {f"licence.{part}": name for part, name in licences.parts().items()}
 
 
 def _leaves(values: Mapping[str, Any]) -> list[tuple[str, str]]:

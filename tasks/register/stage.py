@@ -14,7 +14,7 @@ from tasks.register.champion_page import METRICS, PAGE, PICTURES, REPORTS, write
 from tasks.register.choice import choose_checkpoint, objection_to_champion
 from tasks.register.data_changes import compare_splits
 from tasks.register.data_changes_words import SinceChampion, say_since, since_to_markdown
-from tasks.register.facts import Folders, RunFacts, read_facts
+from tasks.register.facts import Folders, RunFacts, licence_tags, read_facts
 from tasks.register.mlflow_page import (
     GRID,
     PREVIEW,
@@ -30,15 +30,15 @@ from tasks.registry import versions
 from tasks.registry.decisions import Decision, now, record
 from tasks.registry.held_files import note_code, repair_version
 from tasks.registry.names import CHALLENGER, CHAMPION, registered_name
-from tasks.registry.promotion import had_champion, leave_trail
+from tasks.registry.promotion import had_champion, leave_trail, objection_to_origin
 from tasks.registry.trust import (
     SIGNED_BY,
     find_unsigned,
     leave_signature,
-    objection_to_signature,
     public_key_text,
     sign_version,
 )
+from tasks.registry.verdict import PromoteSettings
 from tasks.results.album import parts_of_album
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
@@ -56,6 +56,7 @@ from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import BASE
 from tlora.pictures.manifest import read_split
 from tlora.runtime.atomic_file import write_text
+from tlora.trust.licences import LicenceSettings
 from tlora.trust.settings import TrustSettings
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ SHOWN = "metrics_digest"  # tag: which evaluation a run or a version shows; writ
 def register(
     model: ModelSpec,
     trust: TrustSettings,
+    licence: LicenceSettings,
+    promote: PromoteSettings,
     *,
     adapters: Path,
     metrics: Path,
@@ -84,6 +87,8 @@ def register(
     Args:
         model: Section `model`.
         trust: Section `trust`: who signs, and whose signature a champion needs.
+        licence: Section `licence`.
+        promote: Section `promote`: which licences a champion needs.
         adapters: Folder of checkpoints.
         metrics: The evaluation, JSON.
         grids: Folder of its grids.
@@ -115,12 +120,12 @@ def register(
         restored = restore_registry(
             store,
             Present(name, choice.digest, model, files),
-            lambda spec, found: _show(store, spec, found, trust).version,
-            lambda version: objection_to_signature(store, version, trust),
+            lambda spec, found: _show(store, spec, found, trust, licence).version,
+            lambda version: objection_to_origin(store, version, promote, trust),
         )
-        shown = _show(store, model, files, trust)
+        shown = _show(store, model, files, trust, licence)
         version = shown.version
-        objection = shown.facts.objection or objection_to_signature(store, version, trust) or None
+        objection = shown.facts.objection or objection_to_origin(store, version, promote, trust) or None
         placed = _place_aliases(store, version, objection)
         if shown.is_new or placed or "evaluated anew" in shown.done:
             branch = {versions.BRANCH: shown.facts.tags[versions.BRANCH]} if shown.facts.tags[versions.BRANCH] else {}
@@ -160,12 +165,12 @@ class _Shown:
     done: list[str]
 
 
-def _show(store: Store, model: ModelSpec, files: RunFiles, trust: TrustSettings) -> _Shown:
+def _show(store: Store, model: ModelSpec, files: RunFiles, trust: TrustSettings, licence: LicenceSettings) -> _Shown:
     """Show files as a run and a version, as far as the store has them not yet; aliases stay as they are."""
     evaluation = read_evaluation(files.metrics)
     choice = choose_checkpoint(files.adapters, files.recommended, evaluation)
     objection = objection_to_champion(choice, evaluation)
-    facts = read_facts(choice, evaluation, objection, Folders(files.reports, files.manifest, files.data))
+    facts = read_facts(choice, evaluation, objection, Folders(files.reports, files.manifest, files.data), licence)
     name = registered_name(model, choice.metadata.concept)
     champion = versions.find_alias(store, name, CHAMPION)
     since = _since_champion(store, champion, files.manifest)
@@ -250,10 +255,10 @@ def _show_version(
     if version.tags.get(SHOWN) != facts.evaluation.digest:
         store.client.update_model_version(name, version.version, _page(store, facts, since, run_id))
         versions.set_version_tags(store, version, {**tags, SHOWN: facts.evaluation.digest})
+    versions.set_version_tags(store, version, licence_tags(facts.licences))
     if key and sign_it:
         done.append(f"signed by {sign_version(store, version, key)}")
-        version = store.client.get_model_version(name, version.version)
-    return version, done
+    return store.client.get_model_version(name, version.version), done  # with the tags that were just written
 
 
 def _place_aliases(store: Store, version: "ModelVersion", objection: str | None) -> list[str]:
@@ -299,6 +304,7 @@ def _page(store: Store, facts: RunFacts, since: SinceChampion, run_id: str) -> s
         f"{facts.evaluation.reason}.",
         gate,
         f"Data: {say_since(since)}.",
+        f"Licences: {facts.licences}.",
         f"{comparable_runs(store.experiment_id, facts.tags['evaluation_digest'])}.",
     ]
     return model_page(paragraphs, metrics_table(facts.evaluation.checkpoints, choice.name), facts.tags, run_id)

@@ -18,6 +18,7 @@ from tasks.tracking.runs import evaluation_points, log_points
 from tasks.tracking.store import Store
 from tlora.flux.files import is_same_base
 from tlora.metadata.adapter import BASE, WEIGHTS_FILE
+from tlora.trust.licences import LicenceSettings, licences_of
 from tlora.trust.settings import TrustSettings
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 MEASURE = "prefect deployment run measure/champion"
 EVENT = "promotion.event"  # tag of a version: what was decided of it last
-NOT_ASKED = TrustSettings()
+NOT_ASKED, DEFAULT = TrustSettings(), PromoteSettings()
 _MEASURED_BY = "evaluation."  # tags that start so must be equal before two versions' scores are compared
 
 
@@ -56,8 +57,8 @@ def judge(
     number, other = str(challenger.version), str(champion.version) if champion else ""
     if other == number:
         return Verdict(model, number, other, objection=f"version {number} is champion already")
-    if untrusted := objection_to_signature(store, challenger, trust):
-        return Verdict(model, number, other, objection=untrusted)
+    if objection := objection_to_origin(store, challenger, settings, trust):
+        return Verdict(model, number, other, objection=objection)
     if mine.get("recommended") != "true":
         return Verdict(model, number, other, objection=f"the evaluation recommends no checkpoint of version {number}'s run")
     if not again and (decided := stood_down(challenger, other, has_champion=champion is not None)):
@@ -72,6 +73,15 @@ def judge(
     checks = _compare(scores_of(store, challenger), scores_of(store, champion), settings)
     failed = [f"{check.metric} is {check.shown}, {check.needed} needed" for check in checks if not check.passed]
     return Verdict(model, number, other, checks, "; ".join(failed))
+
+
+def objection_to_origin(store: Store, version: "ModelVersion", settings: PromoteSettings, trust: TrustSettings) -> str:
+    """Return why a version may not be champion, whatever its scores: a licence, or its signature; empty if nothing objects."""
+    if settings.licence == "commercial":
+        told = LicenceSettings(*(version.tags.get(f"licence.{part}", "") for part in ("base", "data", "adapter")))
+        if objection := licences_of(version.tags.get("base", ""), told).objection_to_commercial_use():
+            return f"version {version.version}: {objection}, and promote.licence is commercial"
+    return objection_to_signature(store, version, trust)
 
 
 def stood_down(version: "ModelVersion", champion: str, *, has_champion: bool = True) -> str:
@@ -112,19 +122,28 @@ def note_refusal(store: Store, verdict: Verdict, *, by: str, run: str, why: str)
     leave_trail(store, verdict.model, verdict.challenger, "refused", {"by": by, "run": run, "why": why})
 
 
-def roll_back(store: Store, model: str, *, by: str, run: str, why: str, trust: TrustSettings = NOT_ASKED) -> tuple[str, str]:
+def roll_back(
+    store: Store,
+    model: str,
+    *,
+    by: str,
+    run: str,
+    why: str,
+    settings: PromoteSettings = DEFAULT,
+    trust: TrustSettings = NOT_ASKED,
+) -> tuple[str, str]:
     """Make the version called `previous` champion again; return its number and that of the one it replaces.
 
     The alias `previous` goes, so that rolling back twice does not bring back what was rolled back.
 
     Raises:
-        PromotionError: If there is none, or it is not signed as section `trust` asks.
+        PromotionError: If there is none, or it is not signed as section `trust` asks, or not licensed as `promote.licence` does.
     """
     previous, champion = find_alias(store, model, PREVIOUS), find_alias(store, model, CHAMPION)
     if previous is None:
         raise PromotionError(f"{model}: no version is called {PREVIOUS}: there is nothing to roll back to")
-    if untrusted := objection_to_signature(store, previous, trust):
-        raise PromotionError(f"{model}: the champion stays, nothing is rolled back to: {untrusted}")
+    if objection := objection_to_origin(store, previous, settings, trust):
+        raise PromotionError(f"{model}: the champion stays, nothing is rolled back to: {objection}")
     number, replaced = str(previous.version), str(champion.version) if champion else ""
     store.client.set_registered_model_alias(model, CHAMPION, number)
     store.client.delete_registered_model_alias(model, PREVIOUS)

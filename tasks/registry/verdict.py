@@ -1,6 +1,7 @@
 """What promotion asks of a challenger, and what came of it: settings and verdicts, without the store that they are about."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tlora.errors import TloraError
 
@@ -20,6 +21,7 @@ class PromoteSettings:
         max_loss_prompt_following: Of mean prompt following over the base.
         max_loss_diversity_ratio: Of diversity across seeds, as a share of the base's.
         max_copied: Largest share of pictures that copy a training picture, whatever the champion's.
+        licence: `commercial`: no version is promoted that a licence of base, data or adapter does not let be used so.
         approval: Whether a person has to agree.
         approval_minutes: How long that is waited for; then it is a refusal.
     """
@@ -28,6 +30,7 @@ class PromoteSettings:
     max_loss_prompt_following: float = 0.02
     max_loss_diversity_ratio: float = 0.1
     max_copied: float = 0.25
+    licence: Literal["any", "commercial"] = "any"
     approval: bool = False
     approval_minutes: float = 1440.0
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tasks.register.stage import register
+from tasks.registry.verdict import PromoteSettings
 from tasks.results.album import CHECKPOINTS, write_album
 from tests.tiny_flux import tiny_transformer
 from tlora.checkpoint import save_tlora_weights
@@ -20,6 +21,7 @@ from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
 from tlora.metadata.config import TLoRAConfig
 from tlora.pictures.manifest import PictureItem, build_manifest, manifest_to_json
+from tlora.trust.licences import LicenceSettings
 from tlora.trust.settings import TrustSettings
 
 BASE = "models/tiny-flux"
@@ -53,12 +55,19 @@ class FinishedRun:
 
     root: Path
 
-    def register(self, trust: TrustSettings = TrustSettings()) -> None:  # noqa: B008  # it is frozen
+    def register(
+        self,
+        trust: TrustSettings = TrustSettings(),  # noqa: B008  # it is frozen
+        licence: LicenceSettings = LicenceSettings(),  # noqa: B008
+        promote: PromoteSettings = PromoteSettings(),  # noqa: B008
+    ) -> None:
         """Run the stage in this process; the working folder must be `root`."""
         self._keep_recommended()
         register(
             ModelSpec(BASE, dtype="float32", device="cpu"),
             trust,
+            licence,
+            promote,
             adapters=Path("adapters"),
             metrics=Path("metrics/evaluate.json"),
             grids=Path("artifacts/grids"),

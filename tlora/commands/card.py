@@ -12,6 +12,7 @@ from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.disk import require_writable
 from tlora.runtime.settings import read_mapping
+from tlora.trust.licences import licences_here
 
 if TYPE_CHECKING:
     from tlora.exchange.hub_card import Evaluated
@@ -50,7 +51,9 @@ def run(options: argparse.Namespace) -> None:
         shutil.copyfile(options.grid, folder / GRID)
     base_is_on_hub = bool(metadata.base) and not ModelSpec(metadata.base).is_folder
     grid = GRID if options.grid.is_file() else ""
-    write_text(folder / CARD, model_card(Card(metadata, file.name, adapter_digest(file), grid, evaluation, base_is_on_hub)))
+    licences = licences_here(metadata.base)
+    card = Card(metadata, file.name, adapter_digest(file), grid, evaluation, base_is_on_hub, licences)
+    write_text(folder / CARD, model_card(card))
     print(f"{folder / CARD}{'' if evaluation.scores else f' (not evaluated: nothing in {options.metrics})'}")
 
 

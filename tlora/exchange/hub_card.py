@@ -11,16 +11,8 @@ import yaml
 
 from tlora.evaluation.metric_words import KNOWN, describe
 from tlora.metadata.adapter import AdapterMetadata
+from tlora.trust.licences import FLUX_DEV, NON_COMMERCIAL_FLUX, Licences, front_matter
 
-FLUX_DEV = "black-forest-labs/FLUX.1-dev"
-_LICENCES = {
-    FLUX_DEV: {
-        "license": "other",
-        "license_name": "flux-1-dev-non-commercial-license",
-        "license_link": f"https://huggingface.co/{FLUX_DEV}/blob/main/LICENSE.md",
-    },
-    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
-}
 _NON_COMMERCIAL = (
     "The base model's licence (FLUX.1 [dev] Non-Commercial License) passes on to adapters trained on it: no commercial use of the"
     " adapter without a licence from Black Forest Labs; read it before you share or use this file."
@@ -33,7 +25,6 @@ _FLUX_DRAWING = {
     "guidance_scale": 3.5,
     "max_sequence_length": 512,
 }
-_OTHER_LICENCE = "That of the base model, and of the pictures that it was trained on."
 
 
 @dataclass(frozen=True)
@@ -64,6 +55,7 @@ class Card:
         grid: Name of the picture beside the card, if there is one.
         evaluation: What an evaluation says of it.
         base_is_on_hub: Whether the base's name is one of the hub.
+        licences: Of base, data and adapter.
     """
 
     adapter: AdapterMetadata
@@ -72,6 +64,7 @@ class Card:
     grid: str
     evaluation: Evaluated
     base_is_on_hub: bool
+    licences: Licences
 
 
 def model_card(card: Card) -> str:
@@ -92,13 +85,14 @@ def model_card(card: Card) -> str:
         "## How to use it",
         _usage(card),
         "## Licence",
-        _NON_COMMERCIAL if card.adapter.base == FLUX_DEV else _OTHER_LICENCE,
+        "\n".join(f"- {part}: {f'`{name}`' if name else 'nobody said'}" for part, name in card.licences.parts().items()),
+        _NON_COMMERCIAL if card.licences.base == NON_COMMERCIAL_FLUX else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front_matter(card: Card) -> dict[str, Any]:
-    licence = _LICENCES.get(card.adapter.base, {"license": "other"})
+    licence = front_matter(card.licences.adapter)
     on_hub = {"base_model": card.adapter.base, "base_model_relation": "adapter"} if card.base_is_on_hub else {}
     trigger = {"instance_prompt": card.adapter.trigger} if card.adapter.trigger else {}
     common = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": ["t-lora", "lora", "flux", "text-to-image"]}

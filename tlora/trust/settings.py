@@ -41,4 +41,4 @@ def trust_here() -> TrustSettings:
         SettingsError: If the section is wrong.
     """
     given = read_mapping(PARAMS, "a mapping of sections", "").get("trust") if PARAMS.is_file() else None
-    return parse_settings(TrustSettings, given if isinstance(given, dict) else {}, f"{PARAMS}: trust")
+    return parse_settings(TrustSettings, given if isinstance(given, dict) else {}, f"{PARAMS}: trust", complete=False)

@@ -9,11 +9,13 @@ from mlflow import MlflowClient
 
 from tasks.register.choice import choose_checkpoint
 from tasks.register.registration import read_registration
+from tasks.registry.verdict import PromoteSettings
 from tasks.registry.versions import aliases_of
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking.store import open_store
 from tests.tasks.finished_run import DVC_DIGEST, NAME, FinishedRun
 from tlora.errors import CheckpointError, EvaluationError, PictureError
+from tlora.trust.licences import LicenceSettings
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -292,3 +294,20 @@ def test_a_deleted_store_comes_back_whole(
     assert "grids/grid.png" in artifacts(client, run.info.run_id)
     assert run.info.artifact_uri.startswith((finished_run.root / "mlartifacts").as_uri())
     assert sorted(client.get_model_version(NAME, "1").aliases) == ["challenger", "champion"]
+
+
+def test_licences_are_tags_and_a_first_champion_needs_those_that_promote_asks_for(
+    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commercial = PromoteSettings(licence="commercial")
+    finished_run.register(licence=LicenceSettings("Apache-2.0", "CC-BY-NC-4.0"), promote=commercial)
+    store = open_store()
+    tags = {"licence.base": "apache-2.0", "licence.data": "cc-by-nc-4.0", "licence.adapter": "apache-2.0"}
+    version = store.client.get_model_version_by_alias(NAME, "challenger")
+    assert tags.items() <= version.tags.items()
+    assert tags.items() <= only_run(store.client).data.tags.items()
+    assert "Licences: base: apache-2.0; data: cc-by-nc-4.0; adapter: apache-2.0." in version.description
+    assert "register: not champion: version 1: the licence of its data (cc-by-nc-4.0) allows no" in capsys.readouterr().out
+    assert aliases_of(store, NAME) == {"challenger": "1"}
+    finished_run.register(licence=LicenceSettings("Apache-2.0", "CC0-1.0"), promote=commercial)
+    assert aliases_of(store, NAME) == {"challenger": "1", "champion": "1"}

@@ -153,3 +153,26 @@ def test_settings_out_of_range_are_named(change: dict[str, float], message: str)
 def history(store: Store) -> list[str]:
     tags = store.client.get_registered_model(NAME).tags
     return [value for name, value in sorted(tags.items()) if name.startswith("history.")]
+
+
+COMMERCIAL = PromoteSettings(licence="commercial")
+FREE = {"licence.base": "apache-2.0", "licence.data": "cc0-1.0", "licence.adapter": "apache-2.0"}
+
+
+def test_where_a_licence_for_commerce_is_asked_for_no_other_is_promoted_or_rolled_back_to(store: Store):
+    add_version(store, "previous", tags=FREE | {"licence.base": "flux-1-dev-non-commercial-license"})
+    add_version(store, "champion", tags=FREE)
+    add_version(store, "challenger", tags=FREE | {"base": "black-forest-labs/FLUX.1-dev"})
+    assert judge(store, NAME, SETTINGS).objection == ""
+    name = "flux-1-dev-non-commercial-license"
+    words = f"the licence of its base ({name}) allows no commercial use, and promote.licence is commercial"
+    assert judge(store, NAME, COMMERCIAL).objection == f"version 3: {words}"
+    with pytest.raises(
+        PromotionError, match=r"the champion stays, nothing is rolled back to: version 1: the licence of its base"
+    ):
+        roll_back(store, NAME, by="ann", run="r1", why="grey", settings=COMMERCIAL)
+    assert aliases_of(store, NAME) == {"previous": "1", "champion": "2", "challenger": "3"}
+    add_version(store, "challenger", tags={name: text for name, text in FREE.items() if name != "licence.data"})
+    assert "under which licence its data is, nobody said" in judge(store, NAME, COMMERCIAL).objection
+    add_version(store, "challenger", tags=FREE)
+    assert judge(store, NAME, COMMERCIAL).objection == ""

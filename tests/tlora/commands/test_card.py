@@ -58,6 +58,7 @@ def test_it_holds_what_the_hub_and_a_reader_want_to_know() -> None:
     assert "note" not in text
     for part in (
         "no commercial use",
+        "- base: `flux-1-dev-non-commercial-license`\n- data: nobody said\n- adapter: `flux-1-dev-non-commercial-license`",
         "![what it draws](grid.png)",
         "- data digest: `5a5a`",
         "1 at timestep 1000 to 4 at 0",
@@ -92,10 +93,13 @@ def test_its_snippets_are_for_the_base_and_the_size_that_it_was_evaluated_with()
     Path("reports/evaluate/evaluate.json").write_text(json.dumps(told | {"setup": {"drawing": drawing}}))
     save_adapter("models/pocket-flux")
     Path("models/pocket-flux").mkdir(parents=True)
+    Path("params.yaml").write_text("licence: {base: Apache-2.0, data: CC0-1.0, adapter: ''}")
     main(["card", "adapters/final"])
     text = Path("adapters/final/README.md").read_text()
     assert 'from_pretrained("models/pocket-flux", dtype=torch.float32)' in text
     assert "width=64,\n    height=48,\n    num_inference_steps=8,\n    guidance_scale=3.5,\n    max_sequence_length=77,\n" in text
+    assert "license: apache-2.0\n" in text
+    assert "- base: `apache-2.0`\n- data: `cc0-1.0`\n- adapter: `apache-2.0`" in text
     for foreign in ("bfloat16", "1024", "ComfyUI", "FLUX.1-dev"):
         assert foreign not in text, foreign
 
