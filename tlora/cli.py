@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from tlora.commands import card, doctor, export, import_, infer, inspect, keys, train, verify
+from tlora.commands import card, doctor, export, import_, infer, inspect, keys, publish, train, verify
 from tlora.errors import TloraError
 from tlora.runtime.preemption import PREEMPTED, Preempted
 from tlora.runtime.remedies import CONFIG, explain
@@ -31,6 +31,9 @@ VERBS = {
     "import": Verb("make an adapter of another tool's LoRA", import_.add_options, import_.run),
     "inspect": Verb("say what an adapter file holds, without loading a model", inspect.add_options, inspect.run),
     "card": Verb("write a model card beside an adapter, from files only", card.add_options, card.run),
+    "publish": Verb(
+        "put an adapter with its card on the Hugging Face hub; without --yes, say what would go", publish.add_options, publish.run
+    ),
     "keys": Verb("make the keys that adapters are signed and verified with", keys.add_options, keys.run),
     "verify": Verb("say who signed an adapter or a registered model, or refuse it", verify.add_options, verify.run),
 }

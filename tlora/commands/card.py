@@ -24,6 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("adapter", type=Path, help="adapter folder or .safetensors file")
     parser.add_argument("--outdir", type=Path, help="folder for card, adapter and grid; default: where the adapter is")
+    add_evaluation_options(parser)
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """Add where numbers and grid are found."""
     parser.add_argument(
         "--metrics", type=Path, default=Path("reports/evaluate/evaluate.json"), help="evaluation's numbers, if there are any"
     )
@@ -32,29 +37,43 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the card."""
-    from tlora.checkpoint import read_adapter
-    from tlora.exchange.hub_card import Card, model_card
-    from tlora.metadata.adapter import adapter_digest, find_weights
+    from tlora.metadata.adapter import find_weights
 
     file = find_weights(options.adapter)
-    _, metadata = read_adapter(file)
     folder = options.outdir or file.parent
     if options.outdir is None:
         _refuse_pipeline_output(file)
     if (folder / CARD).exists():
         raise SettingsError(f"{folder / CARD}: exists: move it away, or choose another --outdir")
     require_writable(folder)
-    evaluation = _evaluation(options.metrics, metadata.step)
+    is_evaluated = fill_folder(folder, file, options.metrics, options.grid)
+    print(f"{folder / CARD}{'' if is_evaluated else f' (not evaluated: nothing in {options.metrics})'}")
+
+
+def fill_folder(folder: Path, file: Path, metrics: Path, grid: Path) -> bool:
+    """Put adapter, grid and card into a folder, and return whether there are numbers.
+
+    Args:
+        folder: Where.
+        file: The adapter's file.
+        metrics: The evaluation's numbers, if there are any.
+        grid: Picture to show, if there is one.
+    """
+    from tlora.checkpoint import read_adapter
+    from tlora.exchange.hub_card import Card, model_card
+    from tlora.metadata.adapter import adapter_digest
+
+    _, metadata = read_adapter(file)
+    evaluation = _evaluation(metrics, metadata.step)
     if (folder / file.name).resolve() != file.resolve():
         shutil.copyfile(file, folder / file.name)
-    if options.grid.is_file():
-        shutil.copyfile(options.grid, folder / GRID)
+    if grid.is_file():
+        shutil.copyfile(grid, folder / GRID)
     base_is_on_hub = bool(metadata.base) and not ModelSpec(metadata.base).is_folder
-    grid = GRID if options.grid.is_file() else ""
-    licences = licences_here(metadata.base)
-    card = Card(metadata, file.name, adapter_digest(file), grid, evaluation, base_is_on_hub, licences)
+    shown, licences = GRID if grid.is_file() else "", licences_here(metadata.base)
+    card = Card(metadata, file.name, adapter_digest(file), shown, evaluation, base_is_on_hub, licences)
     write_text(folder / CARD, model_card(card))
-    print(f"{folder / CARD}{'' if evaluation.scores else f' (not evaluated: nothing in {options.metrics})'}")
+    return bool(evaluation.scores)
 
 
 def _evaluation(metrics: Path, step: int) -> "Evaluated":
