@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import machine, ratio, take_turns
-from tasks.cache_latents import cache_latents
-from tasks.cache_prompts import cache_prompts
+from tasks.cache_latents.stage import cache_latents
+from tasks.cache_prompts.stage import cache_prompts
 from tasks.evaluate.drawing import PictureDrawer
 from tasks.evaluate.stage import EvaluateSettings, evaluate
 from tasks.running.cli import read_section

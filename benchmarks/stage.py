@@ -20,8 +20,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from benchmarks.measure import machine, ratio, take_turns
-from tasks.cache_latents import cache_latents
-from tasks.cache_prompts import cache_prompts
+from tasks.cache_latents.stage import cache_latents
+from tasks.cache_prompts.stage import cache_prompts
 from tasks.running.cli import read_section
 from tasks.train.identity import TrainSettings
 from tasks.validate.checks import ValidateSettings

@@ -10,8 +10,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tasks.cache_latents import cache_latents
-from tasks.cache_prompts import cache_prompts
+from tasks.cache_latents.stage import cache_latents
+from tasks.cache_prompts.stage import cache_prompts
 from tasks.evaluate.stage import evaluate
 from tasks.registry.settings import RetrainSettings
 from tasks.registry.verdict import PromoteSettings

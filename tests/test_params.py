@@ -7,8 +7,8 @@ from typing import get_type_hints
 import pytest
 import yaml
 
-from tasks.cache_latents import cache_latents
-from tasks.cache_prompts import cache_prompts
+from tasks.cache_latents.stage import cache_latents
+from tasks.cache_prompts.stage import cache_prompts
 from tasks.evaluate.stage import evaluate
 from tasks.register.stage import register
 from tasks.running.cli import read_section

@@ -9,8 +9,8 @@ import yaml
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from pocket.tokenizers import build_clip_tokenizer
-from tasks.cache_latents import cache_latents
-from tasks.cache_prompts import cache_prompts
+from tasks.cache_latents.stage import cache_latents
+from tasks.cache_prompts.stage import cache_prompts
 from tests.tasks import data_folder
 from tests.tiny_flux import tiny_pipeline_folder, tiny_transformer
 from tlora.checkpoint import save_tlora_weights

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
-from tasks.cache_latents import cache_latents
-from tasks.cache_prompts import cache_prompts
+from tasks.cache_latents.stage import cache_latents
+from tasks.cache_prompts.stage import cache_prompts
 from tests.tasks.data_folder import texture
 from tests.tiny_flux import SCALE
 from tlora.data import to_pixels
@@ -179,7 +179,7 @@ def test_an_interrupted_encoding_goes_on_and_each_picture_is_decoded_once(
         return decode_picture(path)
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("tasks.cache_latents.decode_picture", decode_three)
+        stopped.setattr("tasks.cache_latents.stage.decode_picture", decode_three)
         with pytest.raises(KeyboardInterrupt):
             encode_latents(model, ViewSettings(16, random_flip=True))
     assert decoded == ["0.png", "1.png", "2.png", "3.png"]

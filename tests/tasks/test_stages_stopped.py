@@ -20,8 +20,8 @@ import psutil
 import pytest
 import yaml
 
-from tasks.cache_latents import cache_latents
-from tasks.cache_prompts import cache_prompts
+from tasks.cache_latents.stage import cache_latents
+from tasks.cache_prompts.stage import cache_prompts
 from tasks.evaluate.stage import evaluate
 from tasks.validate.stage import validate
 from tests.tasks.data_folder import texture

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlora.flux.spec import require_torch
+from tlora.runtime.lean_imports import lean_imports
 
 if TYPE_CHECKING:
     from tlora.commands.flat_config import FlatConfig
@@ -26,7 +27,8 @@ def read_config(options: argparse.Namespace) -> "FlatConfig":
     Raises:
         TloraError: If torch is too old, or the file is wrong.
     """
-    from tlora.commands.flat_config import read_flat_config
+    with lean_imports():
+        from tlora.commands.flat_config import read_flat_config
 
     prepare(options)
     return read_flat_config(options.config)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tlora.commands.config_options import add_config_options, prepare, read_config, say
 from tlora.errors import SettingsError
 from tlora.flux.spec import ModelSpec
+from tlora.runtime.lean_imports import lean_imports
 from tlora.runtime.ranges import MOST_PICTURES, MOST_STEPS, require_seed, require_strength, require_whole
 from tlora.trust.settings import trust_here
 
@@ -111,7 +112,8 @@ def _require_numbers(options: argparse.Namespace) -> None:
 
 
 def _setup(config: "FlatConfig", options: argparse.Namespace) -> "DrawingSetup":
-    from tlora.drawing.setup import DrawingSetup
+    with lean_imports():
+        from tlora.drawing.setup import DrawingSetup
 
     count = len(options.lora_path)
     given = [1.0] if options.ab_test else options.lora_scale  # a comparison puts every adapter at each of its scales
@@ -151,7 +153,8 @@ def _sample(config: "FlatConfig", options: argparse.Namespace) -> "SampleSetting
 
 
 def _pictures(prompts: tuple[str, ...], first_seed: int, options: argparse.Namespace) -> "list[Picture]":
-    from tlora.drawing.draw import Picture
+    with lean_imports():
+        from tlora.drawing.draw import Picture
 
     prefix = "ab" if options.ab_test else "single"
     return [
@@ -162,9 +165,10 @@ def _pictures(prompts: tuple[str, ...], first_seed: int, options: argparse.Names
 
 
 def _draw_again(options: argparse.Namespace) -> None:
-    from tlora.drawing.draw import difference, redraw
-    from tlora.drawing.picture_record import read_record
-    from tlora.drawing.setup import DrawingSetup
+    with lean_imports():
+        from tlora.drawing.draw import difference, redraw
+        from tlora.drawing.picture_record import read_record
+        from tlora.drawing.setup import DrawingSetup
 
     record = read_record(options.like)
     prepare(options)

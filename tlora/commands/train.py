@@ -3,6 +3,7 @@
 import argparse
 
 from tlora.commands.config_options import add_config_options, read_config, say
+from tlora.runtime.lean_imports import lean_imports
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train."""
     config = read_config(options)
-    from tlora.commands.flat_training import train_from_config
+    with lean_imports():
+        from tlora.commands.flat_training import train_from_config
 
     train_from_config(config, say)

@@ -108,7 +108,10 @@ def load_vae(spec: ModelSpec) -> AutoencoderKL:
 def load_scheduler(spec: ModelSpec) -> FlowMatchEulerDiscreteScheduler:
     """Load the sampler's settings."""
     require_base(spec)
-    return FlowMatchEulerDiscreteScheduler.from_pretrained(spec.path, subfolder="scheduler", revision=spec.revision or None)
+    try:
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(spec.path, subfolder="scheduler", revision=spec.revision or None)
+    except ImportError as error:  # a command finds no scipy for it (`tlora.runtime.lean_imports`), and FLUX has no use for it
+        raise ModelError(f"{spec.path}/scheduler: use_beta_sigmas is not FLUX's way to draw: set it to false") from error
 
 
 def image_tokens_of(spec: ModelSpec, width: int, height: int) -> int:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.running.cli import run_stage
 from tasks.running.state_folder import state_folder
 from tlora.flux.cached import assemble, content_key, item_file, write_item
 from tlora.flux.files import base_revision, require_base
@@ -62,7 +61,3 @@ def _encode(encoders: TextEncoders, texts: Sequence[str], length: int, keys: dic
             tensors = {"prompt_embeds": embedding.prompt_embeds, "pooled_prompt_embeds": embedding.pooled_prompt_embeds}
             write_item(store / item_file(keys[text]), tensors)
             progress.advance(json.dumps(text, ensure_ascii=False)[:40])
-
-
-if __name__ == "__main__":
-    run_stage(cache_prompts)

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from tasks.running.cli import named_section, run_stage
+from tasks.running.cli import named_section
 from tasks.running.state_folder import state_folder
 from tlora.data import latent_weights, to_pixels, to_weights
 from tlora.flux.cached import assemble, content_key, item_file, write_item
@@ -121,7 +121,3 @@ def _entries(jobs: Sequence[_Job], factor: int) -> list[dict[str, Any]]:
         }
         for job in jobs
     ]
-
-
-if __name__ == "__main__":
-    run_stage(cache_latents)

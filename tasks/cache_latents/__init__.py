@@ -1,0 +1,1 @@
+"""Stage: encode every view of every picture with the VAE, as mean and standard deviation, so that each epoch samples afresh."""
