@@ -26,8 +26,9 @@ from tlora.flux.spec import ModelSpec
 from tlora.inject import require_targets
 from tlora.runtime.atomic_file import write_json, write_png
 from tlora.runtime.preemption import asked_to_stop
-from tlora.training.loop import Training
+from tlora.training.loop import Training, image_tokens
 from tlora.training.memory_advice import PARAMS_KEYS
+from tlora.training.mfu import device_name
 from tlora.training.run import Run, TrainingData, finish, make_accelerator, prepared_training, train_to_the_end
 from tlora.training.run_folder import PREVIEWS, RunFolder
 from tlora.training.weight_change import check_effect, relative_change
@@ -87,6 +88,7 @@ def _write_records(run: Run, training: Training, change: dict[str, float], recor
     summary = {"steps": training.step, "last_loss": run.folder.last_line()["loss"], "relative_change": change}
     write_json(run.report / "summary.json", summary)
     measured = {"peak_memory": training.memory.peaks, "mfu": run.folder.usual_mfu(), "matmul_rate": training.matmul_rate}
+    measured |= {"device": device_name(training.accelerator.device), "image_tokens": max(map(image_tokens, run.data.shapes))}
     write_json(run.report / "run.json", {**record, **measured})
 
 

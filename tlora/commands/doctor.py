@@ -39,6 +39,7 @@ LARGEST_ON_CPU = 1e9  # weights of a base that a CPU trains in less than weeks
 USUAL_SHARE = 0.5  # of the rate of a large product, that an estimate expects a training step to reach
 RECOMPUTED = 4 / 3  # the work of a step that computes every block again
 ALIKE = 0.7  # a step of a former run tells of one that is at least so like it in work
+_PACED = ("train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "compile")  # of a pace, beside its size
 _FEW_STEPS = 20  # of a former run, its last ones: the first are slower
 
 
@@ -198,8 +199,7 @@ def _memory(subject: _Subject) -> Iterator[str]:
 
     from tlora.training.peak_memory import free_bytes
 
-    on_gpu = torch.cuda.is_available() and subject.model.device != "cpu"
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = torch.device("cuda" if _on_gpu(subject) else "cpu")
     yield f"{_plan(subject, free_bytes(device)).line()} ({device})"
 
 
@@ -247,17 +247,31 @@ def _time(subject: _Subject) -> Iterator[str]:
 
 
 def _measured_seconds(subject: _Subject, flops: float) -> float | None:
-    """Return a step's time in the last run, if it was of the same base and steps of about as much work."""
+    """Return a step's time in the last run, if base, size, batch and device are the same, and a step's work about as much."""
+    import torch
+
+    from tlora.training.mfu import device_name
+
+    device, loop = torch.device("cuda" if _on_gpu(subject) else "cpu"), subject.training.loop
     try:
         lines = subject.log.read_text(encoding="utf-8").splitlines()[-_FEW_STEPS:]
         steps = [json.loads(line) for line in lines]
         told = json.loads(subject.log.with_name("run.json").read_text(encoding="utf-8"))
         seconds = statistics.median(float(step["seconds"]) for step in steps)
         work = statistics.median(float(step["seconds"]) * float(step["mfu"]) for step in steps) * float(told["matmul_rate"])
+        before = told["params"]["train"]["training"]["loop"]
         same = told["params"]["model"]["path"] == subject.model.path and ALIKE < work / flops < 1 / ALIKE
+        same = same and told["device"] == device_name(device) and told["image_tokens"] == _plan(subject, 0.0).load.image_tokens
+        same = same and all(before[name] == getattr(loop, name) for name in _PACED)
     except (OSError, ValueError, KeyError, TypeError):  # no run yet, or a log that was cut off: nothing is known
         return None
     return seconds if same else None
+
+
+def _on_gpu(subject: _Subject) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and subject.model.device != "cpu"
 
 
 def _estimated_seconds(subject: _Subject, flops: float) -> float:
@@ -265,7 +279,7 @@ def _estimated_seconds(subject: _Subject, flops: float) -> float:
 
     from tlora.training.mfu import matmul_rate
 
-    on_gpu = torch.cuda.is_available() and subject.model.device != "cpu"
+    on_gpu = _on_gpu(subject)
     rate = matmul_rate(torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16 if on_gpu else torch.float32)
     more = RECOMPUTED if subject.training.loop.gradient_checkpointing else 1.0
     return more * flops / (USUAL_SHARE * rate)

@@ -57,6 +57,11 @@ def step_cost(transformer: nn.Module) -> StepCost:
     return StepCost(**cost, pair=12.0 * width * len(list(blocks_of(transformer))))  # 4 in forward, 8 in backward
 
 
+def device_name(device: torch.device) -> str:
+    """Return what a pace that was measured on the device holds for: the GPU's name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 @functools.cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the FLOP/s of a large square product, the best of about a third of a second; once for each process."""

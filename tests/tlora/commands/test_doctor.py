@@ -21,6 +21,11 @@ TRANSFORMER = {"num_layers": 2, "num_single_layers": 4, "num_attention_heads": 4
 TRANSFORMER |= {"joint_attention_dim": 128, "pooled_projection_dim": 128, "guidance_embeds": True}
 
 
+LOOP = {"train_batch_size": 4, "gradient_accumulation_steps": 1, "gradient_checkpointing": False, "compile": False}
+MODEL = {"path": "base"}
+RUN = {"params": {"model": MODEL, "train": {"training": {"loop": LOOP}}}, "device": "cpu", "image_tokens": 64}
+
+
 @pytest.fixture
 def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with pictures, params.yaml, and a base model without a weight in it."""
@@ -41,8 +46,7 @@ def test_what_is_in_order_is_said_with_memory_and_time(ward: Path, capsys: pytes
     (ward / "reports/train").mkdir(parents=True)
     rate = FluxShape(2, 4, 128, 32, 128, 128, 64).training_flops(64, 77) * 4 / 1.8 / 0.25  # 4 samples in 1.8 s at an MFU of 25 %
     (ward / "reports/train/log.jsonl").write_text('{"seconds": 1.8, "mfu": 0.25}\n' * 30)
-    run = {"params": {"model": {"path": "base"}}, "matmul_rate": rate}
-    (ward / "reports/train/run.json").write_text(json.dumps(run))
+    (ward / "reports/train/run.json").write_text(json.dumps(RUN | {"matmul_rate": rate}))
     main(["doctor"])
     said = capsys.readouterr().out
     assert "versions: torch 2." in said
@@ -86,14 +90,27 @@ def test_it_says_what_to_set_for_a_card(ward: Path, capsys: pytest.CaptureFixtur
         main(["doctor", "--card", "-1"])
 
 
-@pytest.mark.parametrize("change", [{"params": {"model": {"path": "models/another"}}}, {"matmul_rate": 1e9}])
-def test_the_pace_of_another_base_or_of_lighter_steps_is_not_this_ones(
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": RUN["params"] | {"model": {"path": "models/another"}}},
+        {
+            "params": RUN["params"]
+            | {"train": {"training": {"loop": LOOP | {"train_batch_size": 2, "gradient_accumulation_steps": 2}}}}
+        },
+        {"matmul_rate": 1e9},
+        {"device": "NVIDIA H100 80GB HBM3"},
+        {"image_tokens": 32},
+        {"device": None},  # as runs of former versions, which say nothing of it
+    ],
+)
+def test_the_pace_of_another_base_size_batch_device_or_of_lighter_steps_is_not_this_ones(
     ward: Path, change: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (ward / "reports/train").mkdir(parents=True)
-    (ward / "reports/train/log.jsonl").write_text('{"seconds": 0.29, "mfu": 0.25}\n')
-    run = {"params": {"model": {"path": "base"}}, "matmul_rate": 1e12} | change
-    (ward / "reports/train/run.json").write_text(json.dumps(run))
+    rate = FluxShape(2, 4, 128, 32, 128, 128, 64).training_flops(64, 77) * 4 / 1.8 / 0.25
+    (ward / "reports/train/log.jsonl").write_text('{"seconds": 1.8, "mfu": 0.25}\n' * 30)
+    (ward / "reports/train/run.json").write_text(json.dumps(RUN | {"matmul_rate": rate} | change))
     main(["doctor"])
     assert ", estimated and not measured: " in capsys.readouterr().out
 

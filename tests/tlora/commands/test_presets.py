@@ -39,6 +39,12 @@ def chosen(card: float, resolution: int = 1024) -> Preset:
     return preset
 
 
+def test_the_parameter_file_for_80_gb_is_what_is_advised_for_80_gb() -> None:
+    assert "one GPU of 80 GB" in (ROOT / "params/flux1-dev.yaml").read_text().splitlines()[0]
+    advised: dict[str, dict[str, Any]] = yaml.safe_load("\n".join(chosen(80).lines()))
+    assert {section: {key: PARAMS[section][key] for key in values} for section, values in advised.items()} == advised
+
+
 @pytest.mark.parametrize("card", CARDS)
 def test_flux1_dev_has_a_preset_for_each_card_that_fits_and_takes_as_many_samples_a_step(card: int) -> None:
     preset = chosen(card)
@@ -71,7 +77,9 @@ def test_the_lines_are_yaml_for_the_parameter_file() -> None:
 
 
 def test_a_flat_configuration_gets_its_own_keys() -> None:
-    preset = choose_preset(dataclasses.replace(plan(80), keys=FLAT_KEYS), 1024)
+    whole = plan(80)
+    recomputing = dataclasses.replace(whole.settings, loop=dataclasses.replace(whole.settings.loop, gradient_checkpointing=True))
+    preset = choose_preset(dataclasses.replace(whole, settings=recomputing, keys=FLAT_KEYS), 1024)
     assert preset is not None
     assert list(preset.lines()) == [
         "quantisation: none",
