@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ OURS = ["mlflow", "prefect", "worker-cpu", "worker-gpu"]
 def test_the_linters_of_images_and_workflows_find_nothing(command: list[str]) -> None:
     linted = subprocess.run([PROGRAMS / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_the_image_holds_extras_that_there_are() -> None:
+    (named,) = re.findall(r"--editable '\.\[(.*)\]'", (ROOT / "Dockerfile").read_text())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(named.split(",")) < set(extras)
 
 
 def services() -> dict[str, dict[str, Any]]:
