@@ -81,9 +81,10 @@ fix: setup ## put right in data/ what needs no judgement; the originals are kept
 restore: setup ## put data/ back to what a version was trained on: VERSION=champion
 	python -m tasks.restore_data $(if $(DIGEST),--digest "$(DIGEST)",--version "$(VERSION)")
 
-# make serve [PREFECT_PORT=4200] [MLFLOW_PORT=5000]
+# make serve [PREFECT_PORT=4200] [MLFLOW_PORT=5000] [STORE=s3 [S3_PORT=8333]]
 serve: pull ## Prefect with its workers, and MLflow, on this machine, until Ctrl-C
-	python -m flows.serve $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+	python -m flows.serve $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT)) \
+	    $(if $(STORE),--store $(STORE)) $(if $(S3_PORT),--s3-port $(S3_PORT))
 
 check: setup ## whether what is served does its work: scheduler, workers, automations, MLflow, DVC remote
 	python -m flows.check

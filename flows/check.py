@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flows.crew import POOLS
+from flows.login import explain
 from tasks.dvc_command import dvc_command, last_error, run_dvc
 from tasks.running.state_folder import state_folder
 from tasks.tracking.store import prove_store, public_uri, store_uri
@@ -142,7 +143,9 @@ def _check_prefect(since: datetime) -> Iterator[Check]:
                 yield planned()
             yield _check_schedule(client)
             yield from _check_automations(client)
-    except (httpx.HTTPError, PrefectException) as error:
+    except httpx.HTTPError as error:
+        yield Check("Prefect", "FAILS", explain(error))
+    except PrefectException as error:
         yield Check("Prefect", "FAILS", f"{type(error).__name__}: {error}")
 
 

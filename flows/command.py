@@ -4,7 +4,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from httpx import HTTPError
 from prefect import State
+
+from flows.login import explain
 
 
 def run_once(name: str, flow: Callable[[], State[Any]]) -> int:
@@ -21,6 +24,9 @@ def run_once(name: str, flow: Callable[[], State[Any]]) -> int:
         return 130
     except RuntimeError as error:  # no server: the body's own troubles come back as a state
         print(f"{name}: error: {error}", file=sys.stderr)
+        return 1
+    except HTTPError as error:  # a server that does not let this client in
+        print(f"{name}: error: {explain(error)}", file=sys.stderr)
         return 1
     done = state.is_completed()
     print(f"{name}: {'' if done else 'error: '}{state.message}", file=sys.stdout if done else sys.stderr)

@@ -6,8 +6,14 @@ Never parameters, job variables or arguments: Prefect keeps those in its databas
 import os
 from collections.abc import Mapping
 
+from flows.login import CLIENT, SERVER
+
 TOKEN, BLOCK = "HF_TOKEN", "hf-token"
-_VARIABLES = (TOKEN, "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "TLORA_PRIVATE_KEY_PASSWORD")
+_VARIABLES = (
+    TOKEN,
+    *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"),
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "TLORA_PRIVATE_KEY_PASSWORD", CLIENT, SERVER),
+)
 _SHORTEST = 6  # characters; striking out a shorter value would strike out half of every line
 
 

@@ -14,60 +14,55 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from flows import processes
+from flows.addresses import HOST, Addresses, require_port
 from flows.check import Check, as_table, check_all
 from flows.crew import POOLS, Crew, Member
+from flows.login import CLIENT, shared_login
+from flows.mlflow_server import mlflow_server
+from flows.s3_server import BUCKET, ENDPOINT, S3Server, require_keys, s3_server
 from tasks.running.state_folder import repository_root, state_folder
-from tasks.tracking.store import open_store, store_uri
+from tasks.tracking.store import store_uri
 from tlora.errors import SettingsError, TloraError
 from tlora.runtime.atomic_file import write_text
 
-HOST = "127.0.0.1"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # HUP: the terminal was closed
 DEPLOYED = "deployed"
 NOTIFY = "TLORA_NOTIFY_URL"  # told of runs that failed, were refused or wait; it may hold a token, so it is no option
 
 
-@dataclass(frozen=True)
-class Addresses:
-    """Where the two servers listen."""
-
-    prefect: str
-    mlflow: str
-
-    @property
-    def prefect_api(self) -> str:
-        """What clients are told."""
-        return f"{self.prefect}/api"
-
-
-def serve(prefect_port: int, mlflow_port: int) -> None:
+def serve(prefect_port: int, mlflow_port: int, s3_port: int | None = None) -> None:
     """Bring everything up, say what is up, and keep it up until told to stop.
 
     Args:
         prefect_port: Where the Prefect server listens; 0 for any free port.
         mlflow_port: Where the MLflow server listens; 0 for any free port. Unused where MLFLOW_TRACKING_URI names a server.
+        s3_port: Where an S3 server listens, 0 for any free port; None for no such server.
 
     Raises:
         SettingsError: If another one serves this repository, a port is taken, or something does not start or stay up.
     """
     logs = state_folder("serve")
+    os.environ |= shared_login()
     with _only_one(logs):
         cut_off = _end_what_was_left()
+        s3 = None if s3_port is None else _prepare_s3(s3_port)
         uri = store_uri()
-        mlflow = uri if uri.startswith("http") else f"http://{HOST}:{_require_port(mlflow_port, 'MLFLOW_PORT')}"
-        addresses = Addresses(f"http://{HOST}:{_require_port(prefect_port, 'PREFECT_PORT')}", mlflow)
+        mlflow = uri if uri.startswith("http") else f"http://{HOST}:{require_port(mlflow_port, 'MLFLOW_PORT')}"
+        addresses = Addresses(f"http://{HOST}:{require_port(prefect_port, 'PREFECT_PORT')}", mlflow)
         crew = Crew(_environment(addresses), _say, _let_go_on)
         processes.adopt_orphans()
         try:
-            _bring_up(crew, addresses, None if mlflow == uri else uri, logs, cut_off)
+            if s3 is not None:
+                _start_s3(crew, s3, logs)
+            own = None if mlflow == uri else (uri, s3.artifacts if s3 else "")
+            _bring_up(crew, addresses, own, logs, cut_off)
             write_text(logs / "addresses", f"{addresses.prefect} {addresses.mlflow}\n")
-            _announce(addresses, logs)
+            _announce(addresses, s3, logs)
             while True:
                 crew.look_after()
         finally:
@@ -85,16 +80,30 @@ def _end_what_was_left() -> list[str]:
     return processes.take_down(lambda: processes.marked(_mark()), _say)
 
 
-def _bring_up(crew: Crew, addresses: Addresses, backend: str | None, logs: Path, cut_off: list[str]) -> None:
+def _prepare_s3(port: int) -> S3Server:
+    """Name an S3 server to everything that is started here, and a database of its own to MLflow: nothing of before is touched."""
+    require_keys()
+    folder = state_folder("s3")
+    server = s3_server(folder / "bucket", require_port(port, "S3_PORT"))
+    os.environ[ENDPOINT] = server.endpoint
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    return server
+
+
+def _start_s3(crew: Crew, server: S3Server, logs: Path) -> None:
+    member = Member("S3", server.command, logs / "s3.log", server.ready)
+    crew.start(member)
+    crew.wait_until_up(member)
+
+
+def _bring_up(crew: Crew, addresses: Addresses, own: tuple[str, str] | None, logs: Path, cut_off: list[str]) -> None:
+    """Start everything in order; `own` is where an MLflow server of ours keeps its database and its files."""
     python, port = (sys.executable, "-m"), addresses.prefect.rpartition(":")[2]
     start_server = (*python, "prefect", "server", "start", "--host", HOST, "--port", port)
     prefect = Member("Prefect", start_server, logs / "prefect.log", f"{addresses.prefect_api}/health")
     crew.start(prefect)
-    if backend is not None:
-        open_store()  # migrated, and the experiment's files beside it, before anybody else meets it
-        place = ("--backend-store-uri", backend, "--artifacts-destination", str(repository_root() / "mlartifacts"))
-        listening = ("--host", HOST, "--port", addresses.mlflow.rpartition(":")[2], "--workers", "1")
-        start_mlflow = (*python, "mlflow", "server", *place, *listening)
+    if own is not None:
+        start_mlflow = mlflow_server(*own, int(addresses.mlflow.rpartition(":")[2]))
         mlflow = Member("MLflow", start_mlflow, logs / "mlflow.log", f"{addresses.mlflow}/health")
         crew.start(mlflow)
         crew.wait_until_up(mlflow)
@@ -176,23 +185,19 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _require_port(port: int, name: str) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise SettingsError(f"port {port} is taken: choose another with 'make serve {name}=...'") from error
-        return int(probe.getsockname()[1])
-
-
-def _announce(addresses: Addresses, logs: Path) -> None:
+def _announce(addresses: Addresses, s3: S3Server | None, logs: Path) -> None:
     started = datetime.now(UTC)
-    print(as_table([*check_all(since=started), Check("logs", "ok", str(logs))]))
+    bucket = [Check("S3", "ok", f"{s3.endpoint}, bucket {BUCKET}")] if s3 else []
+    print(as_table([*bucket, *check_all(since=started), Check("logs", "ok", str(logs))]))
     print("In another terminal:")
     proxies = any(name.lower().endswith("_proxy") and name.lower() != "no_proxy" for name in os.environ)
     direct = f" NO_PROXY={os.environ['NO_PROXY']}" if proxies else ""
     print(f"  export PREFECT_API_URL={addresses.prefect_api} MLFLOW_TRACKING_URI={addresses.mlflow}{direct}")
+    if CLIENT in os.environ:
+        print(f"  export {CLIENT}=...   # as here")
+    if s3:
+        print(f"  export {ENDPOINT}={s3.endpoint}   # and the two keys, as here")
+        print(f"  dvc remote add --default --local trial s3://{BUCKET}/dvc")
     print("  prefect deployment run pipeline/on-demand")
     print("Ctrl-C ends all of it.", flush=True)
 
@@ -215,12 +220,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Prefect, workers and MLflow on this machine.")
     parser.add_argument("--prefect-port", type=int, default=4200, help="0 for any free one")
     parser.add_argument("--mlflow-port", type=int, default=5000, help="0 for any free one")
+    parser.add_argument("--store", choices=("s3",), help="serve an S3 store too, for DVC and for MLflow's files")
+    parser.add_argument("--s3-port", type=int, default=8333, help="0 for any free one; with --store s3")
     options = parser.parse_args()
     for signum in STOPS:  # SIGINT too: what a script starts in the background comes deaf to it
         if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # under nohup it stays deaf to that
             signal.signal(signum, _interrupt)
     try:
-        serve(options.prefect_port, options.mlflow_port)
+        serve(options.prefect_port, options.mlflow_port, options.s3_port if options.store else None)
     except KeyboardInterrupt:
         return 0
     except (TloraError, OSError) as error:

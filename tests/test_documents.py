@@ -49,6 +49,8 @@ ELSEWHERE = {
     "curl -s 127.0.0.1:8000/invocations": ("tests/test_stores_end_to_end.py", "/invocations"),
     "mlflow server --host": ("tests/services/tracking.py", '"--artifacts-destination"'),
     "dvc pull adapters": ("tests/test_pipeline_end_to_end.py", "README.md"),
+    "dvc remote add --default team s3://": ("tests/test_object_store.py", '"remote", "add"'),
+    "make serve STORE=s3": ("tests/flows/test_night.py", '"--store", "s3"'),
     "dvc remote add --default team ssh://": ("tests/test_stores_end_to_end.py", '"remote", "add"'),
     "from tlora.adapter import TLoRAConfig": ("tests/test_public_names.py", "README.md"),
     "python -m flows.pull_request --against HEAD": (

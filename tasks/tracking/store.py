@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "tlora"
 _SQLITE = "sqlite:///"
+_REMEDIES = {"boto3": "for artifacts in S3 install flux-tlora[s3]"}  # missing package -> what to do
+_TURNED_AWAY = {  # what a server that has accounts answers, and what that means
+    401: "the name or password is wrong or missing: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    403: "this account may not do that: its administrator gives accounts the permission EDIT, see docs/logins.md",
+}
 _CHECKED = "checked"  # tag of the experiment: when the store was last asked to keep something, in ns
 
 
@@ -133,22 +138,42 @@ def explained_failures() -> Iterator[None]:
         TrackingError: Naming the store.
     """
     _prepare_environment()
+    try:
+        yield
+    except ModuleNotFoundError as error:  # SQLAlchemy's, when it opens a database, or mlflow's, when it opens a bucket
+        remedy = _REMEDIES.get(str(error.name), "for PostgreSQL install flux-tlora[postgres] and write postgresql+psycopg2://...")
+        raise TrackingError(
+            f"MLflow store {public_uri(store_uri())}: the Python package {error.name!r} is missing: {remedy}"
+        ) from error
+    except _failures() as error:
+        first_line = public_uri(str(error).strip().split("\n")[0])[:300]
+        reason = _TURNED_AWAY.get(_status(error)) or f"{first_line} (MLFLOW_TRACKING_URI chooses the store)"
+        raise TrackingError(f"MLflow store {public_uri(store_uri())}: {reason}") from error
+
+
+def _status(error: Exception) -> int:
+    """Return what a server answered, as HTTP has it; 0 where none did."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    if isinstance(error, HTTPError) and error.response is not None:
+        return error.response.status_code
+    return int(error.get_http_status_code()) if isinstance(error, MlflowException) else 0
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what mlflow raises, and what it lets through of the clients below it."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    try:
-        yield
-    except ModuleNotFoundError as error:  # SQLAlchemy's, when it opens a database
-        raise TrackingError(
-            f"MLflow store {public_uri(store_uri())}: the Python package {error.name!r} is missing: for PostgreSQL install"
-            " flux-tlora[postgres] and write postgresql+psycopg2://..."
-        ) from error
-    except (MlflowException, RequestException, SQLAlchemyError) as error:
-        reason = public_uri(str(error).strip().split("\n")[0])[:300]
-        raise TrackingError(
-            f"MLflow store {public_uri(store_uri())}: {reason} (MLFLOW_TRACKING_URI chooses the store)"
-        ) from error
+    failures = (MlflowException, RequestException, SQLAlchemyError)
+    if "boto3" not in sys.modules:  # no client of S3 was used; it may not be installed
+        return failures
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (*failures, Boto3Error, BotoCoreError, ClientError)
 
 
 def _prepare_environment() -> None:

@@ -34,6 +34,7 @@ class Served:
         clone: The tree that it was started in, and that its workers work in.
         process: `make serve` itself.
         notes: What was posted to TLORA_NOTIFY_URL so far.
+        options: What it was started with beside the ports.
         url: The Prefect server's API.
         mlflow: The MLflow server's address.
     """
@@ -41,6 +42,7 @@ class Served:
     clone: Clone
     process: "subprocess.Popen[str]"
     notes: list[str]
+    options: tuple[str, ...] = ()
     url: str = ""
     mlflow: str = ""
 
@@ -61,12 +63,13 @@ class Served:
     def start_again(self) -> None:
         """Start another one where this one was, which has ended, however that was."""
         self.process.wait(timeout=60)
-        self.process = start(self.clone)
+        self.process = start(self.clone, self.options)
         self.wait_until_up()
 
     def members(self) -> dict[str, psutil.Process]:
-        """Return the two servers and two workers, by name."""
+        """Return the servers and workers, by name."""
         marks = {"Prefect": "prefect server", "MLflow": "mlflow server", "worker gpu": "--pool gpu", "worker cpu": "--pool cpu"}
+        marks |= {"S3": "weed"} if "s3" in self.options else {}
         commands = {process: " ".join(process.cmdline()) for process in psutil.Process(self.process.pid).children()}
         return {name: next(each for each, command in commands.items() if mark in command) for name, mark in marks.items()}
 
@@ -153,7 +156,7 @@ def _answer(request: urllib.request.Request) -> Any:
 
 
 @contextmanager
-def serving(clone: Clone, ending: signal.Signals = signal.SIGINT) -> Iterator[Served]:
+def serving(clone: Clone, *options: str, ending: signal.Signals = signal.SIGINT) -> Iterator[Served]:
     """Serve a tree; at the end a Ctrl-C, or another signal, after which no process may be left."""
     clone.environment |= {"PREFECT_WORKER_QUERY_SECONDS": "2"}
     for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
@@ -161,7 +164,7 @@ def serving(clone: Clone, ending: signal.Signals = signal.SIGINT) -> Iterator[Se
     notes: list[str] = []
     with listening(notes) as address:
         clone.environment["TLORA_NOTIFY_URL"] = address
-        served = Served(clone, start(clone), notes)
+        served = Served(clone, start(clone, options), notes, options)
         try:
             served.wait_until_up()
             yield served
@@ -171,10 +174,10 @@ def serving(clone: Clone, ending: signal.Signals = signal.SIGINT) -> Iterator[Se
             assert (code, marked(str(clone.folder.resolve()))) == (0, []), served.out()
 
 
-def start(clone: Clone) -> "subprocess.Popen[str]":
+def start(clone: Clone, options: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
     """Start `make serve` in a tree, without waiting for it."""
     with out_of(clone).open("w") as out:
-        return subprocess.Popen(COMMAND, cwd=clone.folder, env=clone.environment, stdout=out, stderr=out, text=True)
+        return subprocess.Popen([*COMMAND, *options], cwd=clone.folder, env=clone.environment, stdout=out, stderr=out, text=True)
 
 
 def out_of(clone: Clone) -> Path:

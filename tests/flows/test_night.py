@@ -1,4 +1,7 @@
-"""`make serve` through a night: a schedule of every minute, while all that keeps it going is killed, and a picture comes in."""
+"""`make serve STORE=s3` through a night: a schedule of every minute, while all that keeps it going is killed.
+
+A picture comes in, and what came of it is pushed.
+"""
 
 import contextlib
 import shutil
@@ -20,6 +23,7 @@ from tasks.tracking.store import open_store
 from tests.clone import ROOT, Clone
 from tests.flows.kiln import fill_kiln, git, make_repository, register_present, run_everything
 from tests.flows.served import COMMAND, Served, serving
+from tests.services.s3 import NAME, S3, SECRET
 
 pytestmark = pytest.mark.slow
 RETRAIN = "retrain/scheduled"
@@ -41,7 +45,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     clone.environment["PYTHONPATH"] = str(ROOT)
     clone.environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy"), NO_PROXY_HERE)
     clone.environment |= {"NO_PROXY": "", "no_proxy": "kiln.example"}
-    with serving(clone, ending=signal.SIGHUP) as served:
+    clone.environment |= {"AWS_ACCESS_KEY_ID": NAME, "AWS_SECRET_ACCESS_KEY": SECRET}
+    with serving(clone, "--store", "s3", "--s3-port", "0", ending=signal.SIGHUP) as served:
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
             patch.setenv("MLFLOW_TRACKING_URI", served.mlflow)
             register_present(open_store(), "champion")
@@ -83,7 +88,7 @@ def test_what_is_up_is_said_in_a_table(night: Served) -> None:
         line.split()[:3] for line in night.out().splitlines() if line.split()[1:2] == ["ok"] or " ok " in line or " off " in line
     ]
     said = {line[0]: line for line in table}
-    assert {"Prefect", "worker", "scheduler", "retrain/on-data-change", "notification", "MLflow", "DVC"} <= said.keys(), (
+    assert {"S3", "Prefect", "worker", "scheduler", "retrain/on-data-change", "notification", "MLflow", "DVC"} <= said.keys(), (
         night.out()
     )
     assert "FAILS" not in night.out()
@@ -111,6 +116,18 @@ def test_a_picture_put_in_between_is_trained_on_and_handed_to_promote(night: Ser
     assert (pipeline["work_pool_name"], promotion["work_pool_name"]) == ("gpu", "cpu")
     assert promotion["state"]["message"].startswith("version 2 of tlora-kiln-brick is champion, version 1 is previous")
     assert night.artifacts(run["id"])["plan"].startswith("# Training again")
+
+
+def test_the_bucket_keeps_what_is_pushed_and_what_mlflow_is_given_and_the_keys_are_nowhere(night: Served) -> None:
+    announced = [line.strip() for line in night.out().splitlines() if line.startswith(("  export", "  dvc remote"))]
+    night.clone.run("bash", "-euc", "\n".join([*announced, "dvc push"]))
+    (endpoint,) = [line.partition("=")[2].split()[0] for line in announced if line.startswith("export AWS_ENDPOINT_URL")]
+    bucket = S3(None, {"AWS_ENDPOINT_URL": endpoint})
+    assert bucket.objects("dvc/files/md5/")
+    assert bucket.objects("mlflow/")
+    files = [path for path in night.clone.folder.rglob("*") if path.is_file()]
+    assert {"s3.log", "mlflow.log", "prefect.db"} <= {path.name for path in files}
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
 def test_killed_itself_and_started_again_it_ends_what_was_left_and_the_next_run_comes(night: Served) -> None:

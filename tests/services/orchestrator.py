@@ -1,5 +1,6 @@
 """Prefect's own server, with its pages, on SQLite or on a database that it is given."""
 
+import base64
 import json
 import os
 import signal
@@ -24,28 +25,32 @@ class Orchestrator:
     server: Server
     url: str
     environment: dict[str, str]
+    login: str = ""
 
     def ask(self, path: str, **criteria: Any) -> Any:
         """Post to its API and return the answer."""
         data = json.dumps(criteria).encode()
-        request = urllib.request.Request(f"{self.url}/api{path}", data, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"} if self.login else {}
+        request = urllib.request.Request(f"{self.url}/api{path}", data, headers)
         body = _open_patiently(request)
         return json.loads(body) if body else None
 
 
 @contextmanager
-def open_orchestrator(folder: Path, database: str = "") -> Iterator[Orchestrator]:
-    """Start a server whose home is an empty folder."""
+def open_orchestrator(folder: Path, database: str = "", login: str = "") -> Iterator[Orchestrator]:
+    """Start a server whose home is an empty folder, and which asks its clients for `name:password` where that is given."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": f"{url}/api", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     environment |= {"DO_NOT_TRACK": "1"}
     own = environment | ({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {})
+    own |= {"PREFECT_SERVER_API_AUTH_STRING": login} if login else {}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     server = Server(command, folder / "server.log", lambda: answers(f"{url}/api/health"), os.environ | own, folder)
     server.start()
     try:
-        yield Orchestrator(server, url, environment)
+        yield Orchestrator(server, url, environment | ({"PREFECT_API_AUTH_STRING": login} if login else {}), login)
     finally:
         server.stop(signal.SIGKILL)
 
