@@ -18,7 +18,7 @@ from tasks.tracking.store import TrackingError, explained_failures
 from tests.clone import RESULTS, SHIPPED, Clone, ran
 from tests.flows.kiln import dvc, make_repository
 from tests.services.s3 import BUCKET, S3, SECRET, open_s3
-from tests.services.tracking import Tracking, open_tracking
+from tests.services.tracking import PASSWORDS, Tracking, account, make_accounts, open_tracking
 from tlora.errors import SettingsError
 
 pytestmark = pytest.mark.slow
@@ -58,8 +58,9 @@ def team(s3: S3, finished_clone: Clone, tmp_path_factory: pytest.TempPathFactory
     subprocess.run(["git", "clone", "--quiet", str(trained.folder), str(clone.folder)], check=True)
     database = f"sqlite:///{folder / 'mlflow.db'}"
     server = s3.environment | {"AWS_MAX_ATTEMPTS": "1"}
-    with open_tracking(folder / "mlflow", database, f"s3://{BUCKET}/mlflow", server) as tracking:
-        clone.environment |= {**s3.environment, "MLFLOW_TRACKING_URI": tracking.url}
+    with open_tracking(folder / "mlflow", database, f"s3://{BUCKET}/mlflow", server, login=True) as tracking:
+        make_accounts(tracking, MODEL)
+        clone.environment |= {**s3.environment, **account(tracking, "trainer", "none of theirs")}
         yield Team(s3, tracking, folder, clone)
 
 
@@ -131,20 +132,26 @@ def test_a_push_that_loses_its_server_is_completed_by_the_next(s3: S3, quarry: P
         assert "".join(key.removesuffix(".dir").split("/")[-2:]) == hashlib.md5(content).hexdigest()
 
 
-def test_another_machine_restores_everything_and_trains_nothing(team: Team) -> None:
-    """And fills MLflow, whose server alone holds keys of the bucket that its files go to."""
+def test_another_machine_restores_everything_and_trains_nothing(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And fills MLflow, which asks for a password, and whose server alone holds keys of the bucket that its files go to."""
     team.clone.run("dvc", "pull", *SHIPPED)
     team.clone.run("dvc", "pull", *RESULTS)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         team.clone.environment.pop(name)
-    team.s3.server.stop()
+    refused = f"register: error: MLflow store {team.tracking.url}: "
     said = team.clone.run("dvc", "repro", "--single-item", "register", fails=True)
-    assert [line for line in said.splitlines() if line.startswith("register: error: ")], said
-    assert "Traceback" not in said
+    assert f"{refused}the name or password is wrong or missing: " in said, said
+    team.clone.environment |= account(team.tracking, "trainer")
+    team.s3.server.stop()
+    away = team.clone.run("dvc", "repro", "--single-item", "register", fails=True)
+    assert refused in away, away
+    assert "Traceback" not in said + away
     team.s3.server.start()
     assert ran(output := team.clone.repro()) == ["register"], output
     assert f"version 1 of {MODEL}" in output
     assert not (team.clone.folder / "cache").exists()
+    for name, value in account(team.tracking, "reader").items():
+        monkeypatch.setenv(name, value)
     client = MlflowClient(team.tracking.url)
     version = client.get_model_version(MODEL, "1")
     model = team.folder / "model"
@@ -180,4 +187,5 @@ def test_a_bucket_without_a_server_before_it_fails_in_one_line_too(
 def test_the_keys_are_nowhere(team: Team, s3: S3) -> None:
     files = [path for path in (*team.folder.rglob("*"), *s3.server.log.parent.rglob("*")) if path.is_file()]
     assert {"dvc.lock", "mlflow.db", "s3.log", "log", "config"} <= {path.name for path in files}
-    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    for secret in (SECRET, *PASSWORDS.values()):
+        assert [path for path in files if secret.encode() in path.read_bytes()] == []
