@@ -21,6 +21,7 @@ import psutil
 
 from flows.processes import marked
 from tests.clone import ROOT, Clone
+from tests.services.orchestrator import headers_for
 
 FINAL_STATES = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 COMMAND = [sys.executable, "-m", "flows.serve", "--prefect-port", "0", "--mlflow-port", "0"]
@@ -85,21 +86,24 @@ class Served:
         """What somebody who was told the two addresses sets."""
         home = str(self.clone.folder / ".state/prefect")
         addresses = {"PREFECT_API_URL": self.url, "MLFLOW_TRACKING_URI": self.mlflow, "PREFECT_HOME": home}
-        return os.environ | addresses | {"PYTHONPATH": str(ROOT)}
+        login = {name: value for name, value in self.clone.environment.items() if name == "PREFECT_API_AUTH_STRING"}
+        return os.environ | addresses | login | {"PYTHONPATH": str(ROOT)}
 
     def ask(self, path: str, **criteria: Any) -> Any:
         """Post to the API."""
-        request = urllib.request.Request(self.url + path, json.dumps(criteria).encode(), {"Content-Type": "application/json"})
-        return _answer(request)
+        return self._call(path, json.dumps(criteria).encode())
 
     def read(self, path: str) -> Any:
         """Get from the API."""
-        return _answer(urllib.request.Request(self.url + path))
+        return self._call(path)
 
     def patch(self, path: str, **changes: Any) -> None:
         """Change something."""
-        headers = {"Content-Type": "application/json"}
-        _answer(urllib.request.Request(self.url + path, json.dumps(changes).encode(), headers, method="PATCH"))
+        self._call(path, json.dumps(changes).encode(), "PATCH")
+
+    def _call(self, path: str, data: bytes | None = None, method: str | None = None) -> Any:
+        headers = headers_for(self.clone.environment.get("PREFECT_API_AUTH_STRING", ""))
+        return _answer(urllib.request.Request(self.url + path, data, headers, method=method))
 
     def request(self, deployment: str, **parameters: Any) -> str:
         """Ask for a run, as `prefect deployment run` does, and return its id."""

@@ -1,4 +1,4 @@
-"""`make serve STORE=s3` through a night: a schedule of every minute, while all that keeps it going is killed.
+"""`make serve STORE=s3` with a password, through a night: a schedule of every minute, while all that keeps it going is killed.
 
 A picture comes in, and what came of it is pushed.
 """
@@ -27,6 +27,7 @@ from tests.services.s3 import NAME, S3, SECRET
 
 pytestmark = pytest.mark.slow
 RETRAIN = "retrain/scheduled"
+LOGIN = "mason:" + "mortar-" * 3
 NO_PROXY_HERE = "http://127.0.0.1:9"  # whatever asks it gets no answer
 
 
@@ -45,7 +46,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     clone.environment["PYTHONPATH"] = str(ROOT)
     clone.environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy"), NO_PROXY_HERE)
     clone.environment |= {"NO_PROXY": "", "no_proxy": "kiln.example"}
-    clone.environment |= {"AWS_ACCESS_KEY_ID": NAME, "AWS_SECRET_ACCESS_KEY": SECRET}
+    clone.environment |= {"AWS_ACCESS_KEY_ID": NAME, "AWS_SECRET_ACCESS_KEY": SECRET, "PREFECT_API_AUTH_STRING": LOGIN}
     with serving(clone, "--store", "s3", "--s3-port", "0", ending=signal.SIGHUP) as served:
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
             patch.setenv("MLFLOW_TRACKING_URI", served.mlflow)
@@ -127,7 +128,8 @@ def test_the_bucket_keeps_what_is_pushed_and_what_mlflow_is_given_and_the_keys_a
     assert bucket.objects("mlflow/")
     files = [path for path in night.clone.folder.rglob("*") if path.is_file()]
     assert {"s3.log", "mlflow.log", "prefect.db"} <= {path.name for path in files}
-    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    for secret in (SECRET, LOGIN.partition(":")[2]):
+        assert [path for path in files if secret.encode() in path.read_bytes()] == []
 
 
 def test_killed_itself_and_started_again_it_ends_what_was_left_and_the_next_run_comes(night: Served) -> None:

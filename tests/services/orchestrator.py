@@ -30,9 +30,7 @@ class Orchestrator:
     def ask(self, path: str, **criteria: Any) -> Any:
         """Post to its API and return the answer."""
         data = json.dumps(criteria).encode()
-        headers = {"Content-Type": "application/json"}
-        headers |= {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"} if self.login else {}
-        request = urllib.request.Request(f"{self.url}/api{path}", data, headers)
+        request = urllib.request.Request(f"{self.url}/api{path}", data, headers_for(self.login))
         body = _open_patiently(request)
         return json.loads(body) if body else None
 
@@ -53,6 +51,12 @@ def open_orchestrator(folder: Path, database: str = "", login: str = "") -> Iter
         yield Orchestrator(server, url, environment | ({"PREFECT_API_AUTH_STRING": login} if login else {}), login)
     finally:
         server.stop(signal.SIGKILL)
+
+
+def headers_for(login: str) -> dict[str, str]:
+    """Return what a request is sent with; `login` is `name:password`, or empty."""
+    basic = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+    return {"Content-Type": "application/json", **basic}
 
 
 def _open_patiently(request: urllib.request.Request) -> bytes:
