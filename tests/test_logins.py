@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tasks.registry.promotion import roll_back
+from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tests.clone import ROOT, Clone
 from tests.flows.kiln import fill_kiln, make_repository
 from tests.services.orchestrator import Orchestrator, open_orchestrator
@@ -97,6 +99,11 @@ def test_a_reader_reads_and_cannot_promote(site: Site, monkeypatch: pytest.Monke
 def test_a_promoter_promotes_and_rolls_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     said = site.run("promoter", "-m", "flows.promote", "--model", NAME)
     assert last_line(said).startswith(f"promote: version 3 of {NAME} is champion, version 2 is previous"), said
+    for name, value in account(site.tracking, "trainer").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrackingError, match="this account may not do that"), explained_failures():
+        roll_back(open_store(), NAME, by="trainer", run="by hand", why="not for trainers")
+    assert site.aliases(monkeypatch)["champion"] == "3"
     said = site.run("promoter", "-m", "flows.promote", "--model", NAME, "--rollback")
     assert last_line(said).startswith(f"rollback: version 2 of {NAME} is champion again"), said
     assert site.aliases(monkeypatch)["champion"] == "2"

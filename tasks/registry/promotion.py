@@ -145,8 +145,8 @@ def roll_back(
     if objection := objection_to_origin(store, previous, settings, trust):
         raise PromotionError(f"{model}: the champion stays, nothing is rolled back to: {objection}")
     number, replaced = str(previous.version), str(champion.version) if champion else ""
+    store.client.delete_registered_model_alias(model, PREVIOUS)  # first: an account that may move aliases may not delete one
     store.client.set_registered_model_alias(model, CHAMPION, number)
-    store.client.delete_registered_model_alias(model, PREVIOUS)
     if replaced:
         leave_trail(store, model, replaced, "rolled back", {"by": by, "run": run, "why": why})
     leave_trail(store, model, number, "restored", {"by": by, "run": run, "why": why})

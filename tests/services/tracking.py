@@ -44,6 +44,7 @@ def open_tracking(
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", database, "--artifacts-destination", artifacts or str(vault)]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"} | more
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # as `make serve` has it
     environment.pop("MLFLOW_TRACKING_URI", None)
     if login:
         command += ["--app-name", "basic-auth"]
