@@ -82,7 +82,7 @@ restore: setup ## put data/ back to what a version was trained on: VERSION=champ
 	python -m tasks.restore_data $(if $(DIGEST),--digest "$(DIGEST)",--version "$(VERSION)")
 
 # make serve [PREFECT_PORT=4200] [MLFLOW_PORT=5000] [STORE=s3 [S3_PORT=8333]]
-serve: pull ## Prefect with its workers, and MLflow, on this machine, until Ctrl-C
+serve: pull $(if $(STORE),.venv/.installed-dev) ## Prefect with its workers, and MLflow, on this machine, until Ctrl-C
 	python -m flows.serve $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT)) \
 	    $(if $(STORE),--store $(STORE)) $(if $(S3_PORT),--s3-port $(S3_PORT))
 

@@ -107,7 +107,8 @@ def check_remote() -> Check:
     what = "DVC remote"
     if not (name := run_dvc("config", "core.remote")):
         return Check(what, "off", "none is set, results stay on this machine: dvc remote add --default NAME ADDRESS")
-    address = dict(line.split("\t")[:2] for line in run_dvc("remote", "list").splitlines() if "\t" in line).get(name, name)
+    listed = [line.removesuffix("(default)").split(maxsplit=1) for line in run_dvc("remote", "list").splitlines()]
+    address = {words[0]: words[1].strip() for words in listed if len(words) == 2}.get(name, name)
     if "://" not in address and not Path(address).is_dir():
         return Check(what, "FAILS", f"{name}: no folder {address}: mount its disk, or let 'dvc push' make it")
     target = ["data.dvc"] if Path("data.dvc").exists() else []

@@ -191,7 +191,7 @@ def _announce(addresses: Addresses, s3: S3Server | None, logs: Path) -> None:
     print(as_table([*bucket, *check_all(since=started), Check("logs", "ok", str(logs))]))
     print("In another terminal:")
     proxies = any(name.lower().endswith("_proxy") and name.lower() != "no_proxy" for name in os.environ)
-    direct = f" NO_PROXY={os.environ['NO_PROXY']}" if proxies else ""
+    direct = "".join(f" {name}={os.environ['NO_PROXY']}" for name in ("NO_PROXY", "no_proxy")) if proxies else ""
     print(f"  export PREFECT_API_URL={addresses.prefect_api} MLFLOW_TRACKING_URI={addresses.mlflow}{direct}")
     if CLIENT in os.environ:
         print(f"  export {CLIENT}=...   # as here")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from flows.check import Check, check_remote
 from tasks.dvc_command import run_dvc
 from tasks.tracking.store import TrackingError, explained_failures
 from tests.clone import RESULTS, SHIPPED, Clone, ran
@@ -126,6 +127,7 @@ def test_a_push_that_loses_its_server_is_completed_by_the_next(s3: S3, quarry: P
     assert 3 <= len(s3.objects(prefix)) < FILES
     run_dvc("push")
     assert "in sync" in run_dvc("status", "--cloud")
+    assert check_remote() == Check("DVC remote", "ok", f"team: s3://{BUCKET}/{quarry.name} answers")
     kept = {key: s3.client().get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in s3.objects(prefix)}
     assert len(kept) == FILES + 2  # brick.txt, and the list of the folder
     for key, content in kept.items():
