@@ -69,7 +69,7 @@ NOT_IMPORTED: dict[str, dict[str, str]] = {
     "validate": {
         "tasks/pages": "charts gallery inline scores",
         "tlora/flux": "cached latents linears model noise quantise",
-        "tlora/runtime": "device_lock",
+        "tlora/runtime": "device_lock lean_imports",
     },
     "cache_prompts": {
         "tlora/flux": "latents linears model noise quantise",

@@ -19,6 +19,6 @@ def run(options: argparse.Namespace) -> None:
 
     key = options.public_key or trust_here().verifies_with
     if key is None:
-        raise SettingsError("no key to verify with: give --public_key, or set trust.public_key in params.yaml")
+        raise SettingsError("no key to verify with: give --public_key")
     is_model = (options.path / "MLmodel").is_file()
     print(f"{options.path}: signed by {(verify_model if is_model else verify_adapter)(options.path, key)}")
