@@ -31,7 +31,9 @@ def run(options: argparse.Namespace) -> None:
     _require_name(options.repo)
     licences = licences_here(read_metadata(file).base)
     if not licences.adapter:
-        raise SettingsError(f"{file}: nobody said under which licence it is: set licence.adapter or licence.base in your settings")
+        raise SettingsError(
+            f"{file}: nobody said under which licence it is: set licence.adapter or licence.base in your settings"
+        )
     _require_signed(file)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -100,5 +100,5 @@ def test_nothing_is_sent_without_a_token_a_licence_or_a_name(monkeypatch: pytest
         main([*PUBLISH, "--yes"])
     shutil.rmtree("adapters")
     save_adapter("models/ours")
-    with pytest.raises(SystemExit, match="nobody said under which licence it is: set licence.adapter or licence.base"):
+    with pytest.raises(SystemExit, match="nobody said under which licence it is"):
         main(PUBLISH)
