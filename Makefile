@@ -18,7 +18,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=# in .venv only what is imported is compiled, and once
 
-.PHONY: moved constraints help setup pull demo new fix restore serve check plan promote rollback prune test pocket pocket-gpu compare
+.PHONY: moved constraints help setup pull demo new fix restore serve check plan promote rollback prune sbom audit test pocket pocket-gpu compare
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -56,10 +56,10 @@ INSTALL = $(if $(UV),UV_FIND_LINKS="$${UV_FIND_LINKS-$${PIP_FIND_LINKS-}}" uv pi
 # Compiling all that is installed takes longer and 530 MB; this is what the stages import.
 COMPILED := import dvc.commands.repro, mlflow.pyfunc, tasks.cache_prompts, tasks.evaluate.stage, tasks.register.stage, tasks.train.stage
 
-# Today's pins are kept, but with UPGRADE=1. A build of torch for CUDA pins CUDA's packages itself; setuptools comes with .venv.
+# Today's pins are kept, but with UPGRADE=1. A build of torch for CUDA pins CUDA's packages itself; setuptools and pip come with .venv.
 constraints: ## resolve constraints.txt anew, once for every Python (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
-	    --no-emit-package setuptools --output-file constraints.txt pyproject.toml
+	    --no-emit-package setuptools --no-emit-package pip --output-file constraints.txt pyproject.toml
 	sed -i -e '/^\(cuda-\|nvidia-\|triton==\)/d' -e '1i # Exact versions that this product was tested with, for Python 3.11, 3.12 and 3.13: every run and development dependency.' \
 	    -e '1i # Written by `make constraints` from the ranges in pyproject.toml.' constraints.txt
 
@@ -101,6 +101,15 @@ rollback: setup ## make the version that was champion before champion again
 
 prune: setup ## show what is old and nothing points at; YES=1 removes it
 	python -m flows.prune $(if $(YES),--yes) $(if $(DAYS),--days $(DAYS))
+
+# make sbom [VERSION=3]
+sbom: setup ## what is inside, as CycloneDX: of what is installed, and of a version with its licences: VERSION=champion
+	@python -c 'import cyclonedx_py' 2>/dev/null || $(INSTALL) '.[sbom]'
+	python -m tasks.sbom $(if $(VERSION),--version "$(VERSION)")
+
+audit: setup ## what is known against the installed packages, where an advisory service is reached
+	@python -c 'import pip_audit' 2>/dev/null || $(INSTALL) '.[sbom]'
+	python -m tasks.audit
 
 test: .venv/.installed-dev ## format, lint, types, import rules, unit tests with doctests, the slow tests
 	ruff format --check .

@@ -43,6 +43,8 @@ ELSEWHERE = {
     "dvc exp run --queue": ("tests/flows/test_experiments.py", '"--queue"'),
     "dvc exp show": ("tests/flows/test_experiments.py", '"exp", "show"'),
     "dvc exp apply NAME": ("tests/flows/test_experiments.py", '"exp", "apply"'),
+    "make sbom": ("tests/tasks/test_sbom.py", "import main"),
+    "make audit": ("tests/tasks/test_audit.py", "import main"),
     "make check": ("tests/flows/test_night.py", "flows.check"),
     "TLORA_NOTIFY_URL=https://hooks.example.org/... make serve": ("tests/flows/served.py", '"TLORA_NOTIFY_URL"'),
     "mlflow models serve -m": ("tests/test_stores_end_to_end.py", '"models", "serve"'),
