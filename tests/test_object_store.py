@@ -161,8 +161,8 @@ def test_another_machine_restores_everything_and_trains_nothing(team: Team, monk
     for file in (team.clone.folder / "adapters" / version.tags["checkpoint"]).iterdir():
         (kept,) = model.rglob(file.name)
         assert kept.read_bytes() == file.read_bytes()
-        (size,) = [size for key, size in team.s3.objects("mlflow/").items() if key.endswith(f"/{file.name}")]
-        assert size == file.stat().st_size
+        sizes = [size for key, size in team.s3.objects("mlflow/").items() if key.endswith(f"/{file.name}")]
+        assert file.stat().st_size in sizes
     assert not list(team.tracking.vault.rglob("*.safetensors"))
 
 
