@@ -90,6 +90,8 @@ def run_day(day: Day, minutes: float) -> None:
             print("not measured further: the time for it was over", flush=True)
         except torch.OutOfMemoryError:
             print("not measured further: the memory ran out", flush=True)
+        except (subprocess.CalledProcessError, OSError, RuntimeError) as error:
+            print(f"not measured further: {str(error).splitlines()[0]}", flush=True)  # the parts after it may do
         _let_go()
 
 
