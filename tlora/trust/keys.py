@@ -35,7 +35,7 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    place = folder.expanduser().absolute()
+    place = folder.expanduser().resolve()  # `..` leads out of a repository
     if repository := next((parent for parent in (place, *place.parents) if (parent / ".git").exists()), None):
         raise TrustError(f"{place}: lies in the Git repository {repository}: choose a folder outside, for the private key")
     files = place / PRIVATE_FILE, place / PUBLIC_FILE

@@ -94,6 +94,8 @@ def test_keys_are_made_outside_of_repositories_and_never_over_others(
     with pytest.raises(SystemExit, match="lies in the Git repository"):
         main(["keys", str(tmp_path / "tree/keys")])
     assert not (tmp_path / "tree/keys").exists()
+    main(["keys", str(tmp_path / "tree/../beside")])
+    assert (tmp_path / "beside/tlora-private.pem").is_file()
 
 
 def test_an_encrypted_key_signs_with_its_password_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
