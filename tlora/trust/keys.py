@@ -61,12 +61,15 @@ def load_private_key(file: Path) -> "EllipticCurvePrivateKey":
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
     password = os.environ.get(PASSWORD, "").encode() or None
+    text = _read(file)
     try:
-        key = serialization.load_pem_private_key(_read(file), password)
+        key = serialization.load_pem_private_key(text, password)
     except TypeError as error:
         raise TrustError(f"{file}: is {'not ' if password else ''}encrypted: {'un' if password else ''}set {PASSWORD}") from error
     except ValueError as error:
-        wrong = f"{PASSWORD} is not its password" if "password" in str(error).lower() else f"not a private key in PEM: {_MAKE}"
+        # one wrong password in 256 decrypts to something, which is no key: the error is another one then
+        is_locked = password is not None and b"ENCRYPTED" in text
+        wrong = f"{PASSWORD} is not its password" if is_locked else f"not a private key in PEM: {_MAKE}"
         raise TrustError(f"{file}: {wrong}") from error
     if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
         raise TrustError(f"{file}: not a key on one of the curves {', '.join(_CURVES)}: {_MAKE}")
