@@ -16,22 +16,23 @@ import torch
 from benchmarks.measure import machine, ratio, take_turns
 from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
-from tasks.evaluate.drawing import PictureDrawer
+from tasks.evaluate.drawing import Column, PictureDrawer
+from tasks.evaluate.kept import KeptPictures
 from tasks.evaluate.stage import EvaluateSettings, evaluate
 from tasks.running.cli import read_section
 from tasks.validate.checks import ValidateSettings
 from tasks.validate.stage import validate
 from tlora.checkpoint import save_tlora_weights
+from tlora.evaluation.race import RaceSettings
 from tlora.flux.cached import PromptCache
 from tlora.flux.model import load_scheduler, load_transformer, load_vae
 from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
-from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
+from tlora.metadata.adapter import BASE, WEIGHTS_FILE, AdapterMetadata
 from tlora.metadata.concept import read_concept
 from tlora.metadata.config import TLoRAConfig
 from tlora.pictures.tokens import TextSettings
 from tlora.pictures.views import ViewSettings
-from tlora.runtime.progress import Progress
 from tlora.runtime.settings import parse_settings
 from tlora.sampling import Painter
 
@@ -58,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoints, rounds, warm_up = (1, 1, 0) if smoke else (5, 3, 1)
     settings = parse_settings(EvaluateSettings, read_section(Path("params.yaml"), "evaluate"), "params.yaml: evaluate")
     sample = dataclasses.replace(settings.sample, num_inference_steps=2) if smoke else settings.sample
-    settings = dataclasses.replace(settings, seeds=2, sample=sample)
+    settings = dataclasses.replace(settings, seeds=2, sample=sample, racing=RaceSettings(race=False))
     with _working_folder(checkpoints):
         prompts = read_concept(Path("concept.yaml")).prompts
-        count = len(prompts) * (2 * (1 + checkpoints) + len(settings.scales))
+        count = len(prompts) * (2 * (1 + checkpoints) + sum(scale != settings.sample.lora_scale for scale in settings.scales))
         contenders = {
             "the whole stage": lambda: _evaluate(settings),
             "bare drawing": lambda: _draw(settings, prompts),
@@ -83,16 +84,18 @@ def _evaluate(settings: EvaluateSettings) -> None:
 
 
 def _draw(settings: EvaluateSettings, prompts: Sequence[str]) -> None:
-    """Draw what the stage draws, and do nothing with it."""
+    """Draw what the stage draws, batch by batch, and do nothing with it."""
     painter = Painter(load_transformer(MODEL).eval(), load_vae(MODEL), load_scheduler(MODEL))
-    drawer = PictureDrawer(painter, PromptCache(CACHES["prompts"]).read(prompts), settings.batch)
-    with Progress("draw", 1) as progress:
-        drawer.draw(settings.all_seeds, settings.sample, progress)
-        for folder in sorted(Path("adapters").iterdir()):
-            drawer.load_adapter(folder)
-            drawer.draw(settings.all_seeds, settings.sample, progress)
-        for scale in settings.scales:
-            drawer.draw([settings.first_seed], dataclasses.replace(settings.sample, lora_scale=scale), progress)
+    extent, embeddings = settings.extent(len(prompts)), PromptCache(CACHES["prompts"]).read(prompts)
+    with tempfile.TemporaryDirectory() as folder:
+        drawer = PictureDrawer(painter, embeddings, settings.sample, settings.batch, KeptPictures(Path(folder), {}))
+        columns = [Column(path.name, path, 1.0) for path in sorted(Path("adapters").iterdir())]
+        cells = [extent.round(number) for number in range(settings.seeds)]
+        wanted = [(column, part) for column in (Column(BASE, None, 1.0), *columns) for part in cells]
+        wanted += [(Column("strength", columns[-1].adapter, scale), extent.first_seed) for scale in settings.scales if scale != 1]
+        for column, part in wanted:
+            for batch in drawer.batches(column, part):
+                drawer.draw(batch)
 
 
 @contextlib.contextmanager

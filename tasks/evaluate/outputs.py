@@ -1,6 +1,7 @@
 """What an evaluation came to, and the files that it is written to."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,10 +12,11 @@ from tasks.evaluate.summary import Measured
 from tasks.pages.scores import Entries, in_order, interval_of, metric_names
 from tasks.results.album import CHECKPOINTS, SCALES, write_album
 from tlora.evaluation.grid import labelled_grid
+from tlora.evaluation.race import round_cells
 from tlora.runtime.atomic_file import write_json, write_png
 
 SUMMARY = ("similarity_gain", "prompt_following", "diversity_ratio", "copied")  # of one checkpoint, at a glance
-Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image]]]
+Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image | None]]]  # None where nothing was drawn
 
 
 def write_pictures(
@@ -23,7 +25,7 @@ def write_pictures(
     """Write what was drawn, as labelled grids and one by one.
 
     Args:
-        drawn: Pictures of the base and of every checkpoint.
+        drawn: Pictures of the base, every one of them, and of every checkpoint.
         at_scales: Those at several strengths, by what they are called; drawn with the first seed.
         prompts: The prompts.
         seeds: The seeds that every prompt was drawn with.
@@ -61,9 +63,10 @@ def summary_table(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Sequence[str]) -> None:
-    """Write `grid.png` (a row for the base and each checkpoint, at the first seed) and one grid of all seeds for each.
+    """Write `grid.png` (a row for the base and each checkpoint) and one grid of all seeds for each that was drawn at all.
 
-    `scales.png` is like `grid.png`, with a row for each strength.
+    In `grid.png` each prompt has the seed that the race draws first, so that all checkpoints have it. `scales.png` is like it,
+    with a row for each strength, at the first seed.
 
     Args:
         folder: Where they go.
@@ -72,10 +75,13 @@ def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Seq
         prompts: The prompts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for sets, file in ((pictures, "grid.png"), (scales, "scales.png")):
-        first_seeds = [[seeds[0] for seeds in rows] for rows in sets.values()]
-        write_png(folder / file, labelled_grid(list(sets), prompts, first_seeds))
+    first_round = round_cells(len(prompts), len(next(iter(pictures.values()))[0]), 0)
+    firsts = [[rows[prompt][seed] for prompt, seed in first_round] for rows in pictures.values()]
+    write_png(folder / "grid.png", labelled_grid(list(pictures), prompts, firsts))
+    write_png(folder / "scales.png", labelled_grid(list(scales), prompts, [[row[0] for row in rows] for rows in scales.values()]))
     for name, rows in pictures.items():
+        if not any(picture for row in rows for picture in row):
+            continue
         seeds = [f"{name}, seed {i + 1}" for i in range(len(rows[0]))]
         by_seed = [[row[i] for row in rows] for i in range(len(seeds))]
         write_png(folder / f"{name}.png", labelled_grid(seeds, prompts, by_seed))
@@ -94,6 +100,8 @@ def write_curves(folder: Path, entries: Entries) -> None:
 
 
 def _tables(measured: Measured) -> dict[str, Any]:
-    """Return every single score as nested lists."""
+    """Return every single score as nested lists; null where nothing was drawn."""
     tables = {**measured.scores, "loss_train": measured.losses.train, "loss_held_out": measured.losses.held_out}
-    return {name: cells.tolist() for name, cells in tables.items()}
+    return {
+        name: [[None if math.isnan(cell) else cell for cell in row] for row in cells.tolist()] for name, cells in tables.items()
+    }

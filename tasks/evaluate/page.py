@@ -14,7 +14,7 @@ from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures, inline_thumbnail
 from tasks.pages.page import render_page
 from tasks.pages.scores import Entries, curves, in_order, interval_of, score_table
-from tasks.results.album import Album, are_small, read_album
+from tasks.results.album import Album, are_small, files_of, read_album
 from tasks.results.evaluation import Evaluation, read_evaluation, read_json
 from tasks.results.lineage import adapter_lineage, evaluation_lineage, listing
 from tlora.evaluation.metric_words import describe
@@ -55,6 +55,7 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
     """
     evaluation, album, told = read_evaluation(files.metrics), read_album(files.album), read_json(files.metrics)
     entries, chosen, strengths = evaluation.checkpoints, evaluation.recommended, told.get("scales", {})
+    race = told.get("race")
     train, held_out = read_manifest(files.manifest), read_manifest(files.held_out)
     lineage = adapter_lineage(adapter) | evaluation_lineage(evaluation.setup, train, held_out)
     ordered = {name: entries[name] for name in in_order(entries)}
@@ -69,6 +70,7 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
         "failures": evaluation.failures,
         "shown": shown,
         "headline": [(metric, number) for metric, number in headline if number],
+        "race": race if race and race["pictures"] < race["of"] else None,
         "count": len(entries) - (BASE in entries),
         "album": album,
         "galleries": _galleries(evaluation, album, strengths),
@@ -88,14 +90,15 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
 
 def _galleries(evaluation: Evaluation, album: Album, strengths: Mapping[str, Any]) -> list[Gallery]:
     """Return each group of pictures; all groups share one budget of bytes."""
-    files = [file for columns in album.groups.values() for rows in columns.values() for row in rows for file in row]
+    files = [file for columns in album.groups.values() for file in files_of(columns)]
     uris, exact = inline_pictures(files), are_small(files)
     labels = {name: f"step {entry.get('step')}" for name, entry in evaluation.checkpoints.items() if name != BASE}
     scales = [f"{entry['scale']:g}" for entry in strengths.get("entries", [])]
     labels |= {f"{strengths.get('checkpoint')} x {scale}": f"× {scale}" for scale in scales}
     galleries = []
     for group, columns in album.groups.items():
-        seeds = album.seeds[: min(len(row) for rows in columns.values() for row in rows)]
+        drawn = [i for rows in columns.values() for row in rows for i, file in enumerate(row) if file]
+        seeds = album.seeds[: max(drawn) + 1]  # strengths are drawn at the first alone
         galleries.append(Gallery(group, columns, labels, album.prompts, seeds, uris, exact, evaluation.recommended))
     return galleries
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -35,7 +36,8 @@ from tlora.evaluation.texture import (
 )
 from tlora.pictures.views import View, take_view
 
-Scores: TypeAlias = Mapping[str, Cells]
+Scores: TypeAlias = Mapping[str, Cells]  # NaN where a picture was not drawn
+TEXTURE = ("seam_ratio", "spectrum_distance", "period_error", "orientation_error")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ class Encoders:
 
     clip: Evaluator | None
     dinov2: PictureEncoder | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the encoders see in a picture: unit embeddings, None of an encoder that is not there."""
+
+    clip: Tensor | None
+    dinov2: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -101,27 +111,41 @@ def measure_references(
     )
 
 
-def score_rows(rows: Rows, encoders: Encoders, references: References, full_frame: int) -> dict[str, Cells]:
-    """Score pictures with every encoder there is.
+def look_at(pictures: Sequence[Image.Image], encoders: Encoders) -> list[Look]:
+    """Embed pictures that were drawn together; what is seen in one then does not depend on what else is drawn."""
+    clip = embed_pictures(encoders.clip.pictures, pictures) if encoders.clip else [None] * len(pictures)
+    dinov2 = embed_pictures(encoders.dinov2, pictures) if encoders.dinov2 else [None] * len(pictures)
+    return [Look(*seen) for seen in zip(clip, dinov2, strict=True)]
+
+
+def score_looks(looks: Sequence[Sequence[Look | None]], references: References) -> dict[str, Cells]:
+    """Score pictures with every encoder that saw them.
 
     Args:
-        rows: For each prompt, a picture per seed.
-        encoders: Models that embed the pictures.
+        looks: For each prompt, what was seen per seed; None where nothing was drawn, whose scores are NaN.
         references: What they compare with.
-        full_frame: How many of the prompts, from the first, fill the frame with the material; texture is measured on those.
     """
-    pictures = [picture for row in rows for picture in row]
+    cells = [look for row in looks for look in row]
     scores: dict[str, Cells] = {}
-    if encoders.clip and references.clip and references.texts is not None:
-        scores |= score_embeddings(embed_pictures(encoders.clip.pictures, pictures), references.clip, references.texts)
-    if encoders.dinov2 and references.dinov2:
-        seen = embed_pictures(encoders.dinov2, pictures)
-        scores["dinov2_held_out"] = table(concept_similarity(seen, references.dinov2.held_out), len(rows))
-    return scores | score_textures(rows[:full_frame], references.texture)
+    clip = _stacked([look.clip if look else None for look in cells])
+    if clip is not None and references.clip and references.texts is not None:
+        scores |= score_embeddings(clip, references.clip, references.texts)
+    dinov2 = _stacked([look.dinov2 if look else None for look in cells])
+    if dinov2 is not None and references.dinov2:
+        scores["dinov2_held_out"] = table(concept_similarity(dinov2, references.dinov2.held_out), len(looks))
+    return scores
+
+
+def _stacked(embeddings: Sequence[Tensor | None]) -> Tensor | None:
+    """Return embeddings as rows, NaN for those that are missing, or None where all are."""
+    known = next((embedding for embedding in embeddings if embedding is not None), None)
+    if known is None:
+        return None
+    return torch.stack([torch.full_like(known, torch.nan) if embedding is None else embedding for embedding in embeddings])
 
 
 def score_embeddings(seen: Tensor, references: ReferenceEmbeddings, texts: Tensor) -> dict[str, Cells]:
-    """Score unit embeddings of pictures, (prompts * seeds, width), prompt by prompt."""
+    """Score unit embeddings of pictures, (prompts * seeds, width), prompt by prompt; those that are NaN have scores that are."""
     prompts = len(texts)
     by_prompt = seen.reshape(prompts, -1, seen.shape[-1])
     own_texts = texts[:, None, :].expand_as(by_prompt).reshape(seen.shape)
@@ -132,7 +156,7 @@ def score_embeddings(seen: Tensor, references: ReferenceEmbeddings, texts: Tenso
         "prompt_similarity": prompt_similarity(seen, own_texts),
         "nearest_training_picture": nearest_similarity(seen, references.train),
         "training_distance": distance,
-        "copied": is_copy(distance),
+        "copied": torch.where(distance.isnan(), torch.nan, is_copy(distance).double()),
     }
     cells = {name: table(value, prompts) for name, value in values.items()}
     return cells | {"diversity": np.array([seed_distances(row).double().numpy() for row in by_prompt])}
@@ -142,16 +166,19 @@ def score_textures(rows: Rows, texture: ReferenceTexture) -> dict[str, Cells]:
     """Compare the texture of pictures of the material with the true ones'; nothing where there are no such pictures."""
     if not rows:
         return {}
-    cut = [[luminance(picture) for picture in row] for row in rows]
-    lattices = [[find_lattice([picture]) for picture in row] for row in cut]
-    return {
-        "seam_ratio": np.array([[seam_ratio(picture) for picture in row] for row in cut]),
-        "spectrum_distance": np.array(
-            [[spectrum_distance(power_spectrum(picture), texture.spectrum) for picture in row] for row in cut]
-        ),
-        "period_error": np.array([[period_error(found, texture.lattice) for found in row] for row in lattices]),
-        "orientation_error": np.array([[orientation_error(found, texture.lattice) for found in row] for row in lattices]),
-    }
+    scored = [[_score_texture(luminance(picture), texture) if picture else {} for picture in row] for row in rows]
+    return {name: np.array([[cell.get(name, np.nan) for cell in row] for row in scored]) for name in TEXTURE}
+
+
+def _score_texture(picture: Luminance, texture: ReferenceTexture) -> dict[str, float]:
+    lattice = find_lattice([picture])
+    found = (
+        seam_ratio(picture),
+        spectrum_distance(power_spectrum(picture), texture.spectrum),
+        period_error(lattice, texture.lattice),
+        orientation_error(lattice, texture.lattice),
+    )
+    return dict(zip(TEXTURE, found, strict=True))
 
 
 def luminance(picture: Image.Image) -> Luminance:

@@ -1,6 +1,7 @@
 """Stage: draw the fixed prompts at fixed seeds with the bare base and with every checkpoint, measure, and recommend one.
 
 The pipeline is loaded once and embeddings come from the cache; checkpoints are loaded into the same layers one after another.
+They race: one that is left behind is not drawn to the end. Killed and run again, it goes on with the pictures it has.
 What cannot be measured (a damaged checkpoint, an evaluator that does not load) costs its own numbers alone: everything else
 is drawn, measured and written, and the stage then fails with the reason, so that DVC takes nothing of it for finished.
 """
@@ -8,37 +9,38 @@ is drawn, measured and written, and the stage then fails with the reason, so tha
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tasks.evaluate.checkpoints import attempt, find_checkpoints
-from tasks.evaluate.drawing import PictureDrawer, Rows
+from tasks.evaluate.drawing import PictureDrawer
+from tasks.evaluate.field import Extent, Field
+from tasks.evaluate.identity import fingerprint_fields
+from tasks.evaluate.kept import KeptPictures
 from tasks.evaluate.measurement import CaptionedLatents, Measurer
-from tasks.evaluate.outputs import Pictures, write_numbers, write_pictures
+from tasks.evaluate.outputs import write_numbers, write_pictures
 from tasks.evaluate.page import EvaluationFiles, render_evaluation
 from tasks.evaluate.recommended import write_recommended
 from tasks.evaluate.scoring import Encoders, References, measure_references
 from tasks.evaluate.stopwatch import Stopwatch
-from tasks.evaluate.summary import Measured, summarise
+from tasks.evaluate.team import Team
 from tasks.running.cli import named_section
-from tasks.running.state_folder import remembered_seconds
+from tasks.running.state_folder import remembered_seconds, state_folder
 from tlora.errors import EvaluationError
 from tlora.evaluation.evaluator import load_dinov2, load_evaluator
 from tlora.evaluation.memorisation import LossSettings, choose_views
+from tlora.evaluation.race import RaceSettings
 from tlora.evaluation.recommendation import SelectionSettings
 from tlora.flux.cached import LatentCache, PromptCache
 from tlora.flux.files import base_revision, require_base
-from tlora.flux.model import choose_device, image_tokens_of, load_scheduler, load_transformer, load_vae
+from tlora.flux.model import image_tokens_of, load_scheduler, load_transformer, load_vae
 from tlora.flux.spec import ModelSpec
-from tlora.metadata.adapter import BASE, WEIGHTS_FILE, read_metadata
+from tlora.metadata.adapter import WEIGHTS_FILE, read_metadata
 from tlora.metadata.concept import read_concept
 from tlora.metadata.digests import digest_of
 from tlora.pictures.decode import decode_picture
 from tlora.pictures.manifest import read_manifest
 from tlora.runtime.atomic_file import write_text
-from tlora.runtime.device_lock import hold_device
-from tlora.runtime.progress import Progress
 from tlora.runtime.ranges import MOST_PICTURES, require_seed, require_strength, require_whole
 from tlora.sampling import Painter, SampleSettings
 
@@ -59,12 +61,14 @@ class EvaluateSettings:
         seeds: Seeds per prompt.
         first_seed: The first of them.
         scales: Strengths at which the recommended checkpoint is drawn once more, at the first seed.
-        batch: Pictures drawn at once.
+        batch: Most pictures drawn at once.
+        racing: Whether all checkpoints are drawn to the end.
     """
 
     sample: SampleSettings
     selection: SelectionSettings
     losses: LossSettings
+    racing: RaceSettings
     evaluator: str
     evaluator_revision: str = ""
     dinov2: str = ""
@@ -90,6 +94,10 @@ class EvaluateSettings:
     def all_seeds(self) -> range:
         """The seeds that every prompt is drawn with."""
         return range(self.first_seed, self.first_seed + self.seeds)
+
+    def extent(self, prompts: int) -> Extent:
+        """What is drawn of so many prompts, at the most."""
+        return Extent(prompts, self.all_seeds, self.sample.lora_scale, self.scales, self.full_frame_prompts)
 
 
 def evaluate(
@@ -137,23 +145,30 @@ def evaluate(
     require_base(model)
     with named_section("evaluate"):
         image_tokens_of(model, settings.sample.width, settings.sample.height)
-    device = choose_device(model)
-    wanted, watch = read_concept(concept).prompts, Stopwatch()
+    team, wanted, watch = Team.join(model), read_concept(concept).prompts, Stopwatch()
     checkpoints, failures = find_checkpoints(adapters, model)
     most = settings.losses.loss_pictures
     trained = CaptionedLatents(choose_views(LatentCache(latents), most), PromptCache(captions))
     unseen = CaptionedLatents(choose_views(LatentCache(held_out_latents), most), PromptCache(prompts))
     embeddings = unseen.captions.read(wanted)
+    caches = [captions, prompts, latents, held_out_latents]
+    kept = KeptPictures(state_folder("evaluate"), fingerprint_fields(settings, model, team.device, embeddings, caches))
     with watch("true pictures"):
         encoders = _load_encoders(settings, failures)
         truth = [[decode_picture(data / item.picture) for item in read_manifest(file).items] for file in (manifest, held_out)]
         references = measure_references(encoders, truth[0], truth[1], wanted, (settings.sample.width, settings.sample.height))
-    with hold_device(str(device), "evaluate"):
+    with team.alone_on_device("evaluate"):
+        if (there := kept.open()) and team.is_first:
+            _say(f"going on with {there} pictures that are drawn already ({kept.folder})")
         with watch("loading"):
-            painter = Painter(load_transformer(model).eval(), load_vae(model), load_scheduler(model))
-        drawer = PictureDrawer(painter, embeddings, settings.batch)
-        measurer = Measurer(drawer, encoders, references, trained, unseen, settings.losses, settings.full_frame_prompts, watch)
-        drawn, at_scales, measured, summary = _draw_and_measure(measurer, checkpoints, settings, failures)
+            placed = team.placed(model)
+            painter = Painter(load_transformer(placed).eval(), load_vae(placed), load_scheduler(placed))
+        drawer = PictureDrawer(painter, embeddings, settings.sample, settings.batch, kept)
+        measurer = Measurer(drawer, encoders, references, trained, unseen, settings.losses, watch, kept, team)
+        field = Field(measurer, checkpoints, settings.extent(len(wanted)), settings.selection, settings.racing)
+        found = field.run(failures)
+    if not team.is_first:
+        return
     setup = {**_setup(settings, wanted, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest}
     told = {
         "failures": failures,
@@ -163,36 +178,15 @@ def evaluate(
     }
     files = EvaluationFiles(report / "evaluate.json", pictures, manifest, held_out, data)
     last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
-    write_pictures(drawn, at_scales, wanted, settings.all_seeds, grids, pictures)
-    write_numbers(measured, summary | told, metrics, report)
-    write_recommended(recommended, checkpoints, summary)
+    write_pictures(found.drawn, found.at_scales, wanted, settings.all_seeds, grids, pictures)
+    write_numbers(found.measured, found.summary | told, metrics, report)
+    write_recommended(recommended, checkpoints, found.summary)
     write_text(report / "report.html", render_evaluation(files, last))
-    _say(f"{summary['reason']}; see {report / 'report.html'}")
-    base_again = len(wanted)  # among the strengths
-    _say_time(watch, sum(len(row) for rows in (*drawn.values(), *at_scales.values()) for row in rows) - base_again)
+    _say(f"{found.summary['reason']}; see {report / 'report.html'}")
+    _say_time(watch, found.summary["race"])
     if failures:
         raise EvaluationError(f"incomplete, all else is in {metrics} and {report}: {'; '.join(failures.values())}")
-
-
-def _draw_and_measure(
-    measurer: Measurer, checkpoints: Mapping[str, Path], settings: EvaluateSettings, failures: dict[str, str]
-) -> tuple[Pictures, Pictures, dict[str, Measured], dict[str, Any]]:
-    """Return the pictures, those at several strengths, their numbers, and what follows from them."""
-    drawer = measurer.drawer
-    batches = drawer.batches(settings.seeds) * (1 + len(checkpoints)) + drawer.batches(1) * len(settings.scales)
-    with Progress("evaluate", batches) as progress:
-        drawn, measured = _measure_all(measurer, checkpoints, settings, progress, failures)
-        summary = summarise(measured, settings.selection)
-        shown = summary["recommended"] or list(measured)[-1]
-        scales: dict[str, Rows] = {}
-        entries: list[dict[str, Any]] = []
-        if shown != BASE:
-            drawer.load_adapter(checkpoints[shown])
-            seed, sample = settings.first_seed, settings.sample
-            scales, entries = measurer.measure_scales(measured[BASE], settings.scales, seed, sample, progress)
-    at_scales = {BASE: [row[:1] for row in drawn[BASE]]} | {f"{shown} x {scale}": rows for scale, rows in scales.items()}
-    summary["scales"] = {"checkpoint": shown, "seed": settings.first_seed, "entries": entries}
-    return drawn, at_scales, measured, summary
+    kept.close()
 
 
 def _load_encoders(settings: EvaluateSettings, failures: dict[str, str]) -> Encoders:
@@ -200,19 +194,6 @@ def _load_encoders(settings: EvaluateSettings, failures: dict[str, str]) -> Enco
     if not settings.dinov2:
         return Encoders(clip, None)
     return Encoders(clip, attempt(failures, "dinov2", lambda: load_dinov2(settings.dinov2, settings.dinov2_revision)))
-
-
-def _measure_all(
-    measurer: Measurer, checkpoints: Mapping[str, Path], settings: EvaluateSettings, progress: Progress, failures: dict[str, str]
-) -> tuple[dict[str, Rows], dict[str, Measured]]:
-    """Return pictures and numbers of the base and of every checkpoint that can be measured."""
-    seeds, drawn, measured = settings.all_seeds, {}, {}
-    drawn[BASE], measured[BASE] = measurer.measure(0, seeds, settings.sample, progress)
-    for name, folder in checkpoints.items():
-        found = attempt(failures, name, partial(measurer.measure_checkpoint, folder, seeds, settings.sample, progress))
-        if found:
-            drawn[name], measured[name] = found
-    return drawn, measured
 
 
 def _setup(settings: EvaluateSettings, prompts: Sequence[str], text_length: int) -> dict[str, Any]:
@@ -243,11 +224,12 @@ def _material(references: References) -> dict[str, float]:
     return {**dataclasses.asdict(texture.lattice), "seam_ratio": texture.seam_ratio}
 
 
-def _say_time(watch: Stopwatch, pictures: int) -> None:
+def _say_time(watch: Stopwatch, race: Mapping[str, Any]) -> None:
     """Say where the time went, and which share of the pipeline's it was: of each stage's last run, without Python's start."""
     own = watch.total()
     whole = own + sum(seconds for stage, seconds in remembered_seconds().items() if stage != "evaluate")
-    _say(f"{pictures} pictures in {own:.0f} s ({watch}), {own / whole:.0%} of the pipeline's {whole:.0f} s")
+    fewer = f" (of {race['of']} that a full evaluation draws)" if race["pictures"] < race["of"] else ""
+    _say(f"{race['pictures']} pictures{fewer} in {own:.0f} s ({watch}), {own / whole:.0%} of the pipeline's {whole:.0f} s")
 
 
 def _say(line: str) -> None:

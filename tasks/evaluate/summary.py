@@ -1,13 +1,23 @@
 """What the scores say of each checkpoint, and which one the rule recommends: the numbers of reports/evaluate/evaluate.json."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from tasks.evaluate.scoring import Scores
-from tlora.evaluation.intervals import Cells, Interval, bootstrap_interval, ratio_interval
+from tlora.evaluation.intervals import Cells, bootstrap_interval, drawn_cells, ratio_interval
 from tlora.evaluation.memorisation import loss_gap, loss_reduction
-from tlora.evaluation.recommendation import Candidate, Recommendation, SelectionSettings, objections, recommend
+from tlora.evaluation.recommendation import (
+    Candidate,
+    Recommendation,
+    SelectionSettings,
+    certain_objections,
+    objections,
+    recommend,
+)
 from tlora.metadata.adapter import BASE
 
 NOT_MEASURED = "the similarity gain was not measured, so nothing can be recommended"
@@ -35,21 +45,25 @@ class Measured:
     losses: Losses
 
 
-def summarise(measured: Mapping[str, Measured], rule: SelectionSettings) -> dict[str, Any]:
+def summarise(
+    measured: Mapping[str, Measured], rule: SelectionSettings, dropped: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return every checkpoint's numbers beside the base's, who stands on the front, and the one that the rule recommends.
 
     Args:
         measured: The base, and the checkpoints in the order of their steps.
         rule: How to choose. Where fidelity was not measured, or no checkpoint could be, nothing is recommended.
+        dropped: Checkpoints that were not drawn to the end, and why; none of them is recommended.
     """
+    dropped = dropped or {}
     base = measured[BASE]
     entries = {name: {"step": own.step, **describe(own, base), "objections": [NOT_MEASURED]} for name, own in measured.items()}
     chosen = Recommendation(None, NOT_MEASURED)
     if "similarity_held_out" in base.scores and len(measured) > 1:
-        candidates = {name: _candidate(own, base, entries[name]) for name, own in measured.items() if name != BASE}
-        chosen = recommend(candidates, rule)
+        candidates = {name: candidate_of(own, base) for name, own in measured.items() if name != BASE}
+        chosen = recommend({name: c for name, c in candidates.items() if name not in dropped}, rule, len(dropped))
         for name, candidate in candidates.items():
-            entries[name]["objections"] = objections(candidate, rule)
+            entries[name]["objections"] = (certain_objections if name in dropped else objections)(candidate, rule)
     entries[BASE]["objections"] = []
     for name, entry in entries.items():
         entry["on_front"] = name in chosen.front
@@ -63,13 +77,15 @@ def summarise(measured: Mapping[str, Measured], rule: SelectionSettings) -> dict
 
 
 def describe(own: Measured, base: Measured) -> dict[str, Any]:
-    """Return each metric's mean with its interval: as it is, and where the base is what counts, as difference or ratio."""
-    entry = {name: asdict(bootstrap_interval(cells)) for name, cells in own.scores.items() if name != "prompt_similarity"}
+    """Return each metric's mean over what was drawn with its interval: as it is, and where the base counts, against it."""
+    scores = {name: drawn_cells(cells) for name, cells in own.scores.items()}
+    entry = {
+        name: asdict(bootstrap_interval(cells)) for name, cells in scores.items() if name != "prompt_similarity" and cells.size
+    }
     entry |= compare(own.scores, base.scores)
-    if "diversity" in own.scores:
-        entry["diversity_ratio"] = asdict(ratio_interval(own.scores["diversity"], base.scores["diversity"]))
-    train = loss_reduction(own.losses.train, base.losses.train)
-    held_out = loss_reduction(own.losses.held_out, base.losses.held_out)
+    if "diversity" in scores and scores["diversity"].size:
+        entry["diversity_ratio"] = asdict(ratio_interval(scores["diversity"], _beside("diversity", own, base)))
+    train, held_out = _reductions(own, base)
     entry["loss_reduction_train"] = asdict(bootstrap_interval(train))
     entry["loss_reduction_held_out"] = asdict(bootstrap_interval(held_out))
     entry["loss_gap"] = asdict(loss_gap(train, held_out))
@@ -78,16 +94,30 @@ def describe(own: Measured, base: Measured) -> dict[str, Any]:
 
 def compare(own: Scores, base: Scores) -> dict[str, Any]:
     """Return the differences to the base at the same prompt and seed."""
-    return {name: asdict(bootstrap_interval(own[cells] - base[cells])) for name, cells in PAIRED.items() if cells in own}
+    differences = {name: drawn_cells(own[cells] - base[cells]) for name, cells in PAIRED.items() if cells in own}
+    return {name: asdict(bootstrap_interval(cells)) for name, cells in differences.items()}
 
 
-def _candidate(own: Measured, base: Measured, entry: Mapping[str, Any]) -> Candidate:
+def candidate_of(own: Measured, base: Measured) -> Candidate:
+    """Return a checkpoint as rule and race see it: what was not drawn is NaN, and no copy."""
+    shape = base.scores["similarity_held_out"].shape
+    nothing = np.full(shape, np.nan)
+    copied, diversity = own.scores.get("copied", nothing), own.scores.get("diversity", np.full((1, 1), np.nan))
     return Candidate(
         step=own.step,
-        fidelity=own.scores["similarity_held_out"] - base.scores["similarity_held_out"],
-        following=own.scores["prompt_similarity"] - base.scores["prompt_similarity"],
-        diversity_ratio=entry["diversity_ratio"]["mean"],
-        copied=float(own.scores["copied"].mean()),
+        fidelity=own.scores.get("similarity_held_out", nothing) - base.scores["similarity_held_out"],
+        following=own.scores.get("prompt_similarity", nothing) - base.scores["prompt_similarity"],
+        diversity_ratio=ratio_interval(diversity, base.scores["diversity"]).mean if not np.isnan(diversity).any() else math.nan,
+        copied=float(np.nansum(copied) / copied.size),
         copied_by_base=float(base.scores["copied"].mean()),
-        loss_gap=Interval(**entry["loss_gap"]),
+        loss_gap=loss_gap(*_reductions(own, base)),
     )
+
+
+def _beside(score: str, own: Measured, base: Measured) -> Cells:
+    """Return the base's cells where the checkpoint has some too."""
+    return drawn_cells(np.where(np.isnan(own.scores[score]), np.nan, base.scores[score]))
+
+
+def _reductions(own: Measured, base: Measured) -> tuple[Cells, Cells]:
+    return loss_reduction(own.losses.train, base.losses.train), loss_reduction(own.losses.held_out, base.losses.held_out)

@@ -15,7 +15,7 @@ class Gallery:
 
     Args:
         name: Tells galleries of one page apart: letters, digits and hyphens.
-        columns: Column -> for each prompt, a picture per seed.
+        columns: Column -> for each prompt, a picture per seed; None where it was not drawn.
         labels: Column -> what stands below it; else its name does.
         prompts: One per row.
         seeds: One per picture of a row.
@@ -25,7 +25,7 @@ class Gallery:
     """
 
     name: str
-    columns: Mapping[str, Sequence[Sequence[Path]]]
+    columns: Mapping[str, Sequence[Sequence[Path | None]]]
     labels: Mapping[str, str]
     prompts: Sequence[str]
     seeds: Sequence[int]

@@ -41,12 +41,13 @@
   const move = (key) => {
     const [prompt, column, seed] = shown.cell;
     const seeds = shown.gallery.querySelector(".tiles").children.length;
-    const next = {
-      ArrowLeft: [prompt, column - 1, seed], ArrowRight: [prompt, column + 1, seed],
-      ArrowUp: [prompt - 1, column, seed], ArrowDown: [prompt + 1, column, seed], s: [prompt, column, (seed + 1) % seeds],
-    }[key];
-    if (next) show(shown.gallery, next);
-    return Boolean(next);
+    const by = { ArrowLeft: [0, -1, 0], ArrowRight: [0, 1, 0], ArrowUp: [-1, 0, 0], ArrowDown: [1, 0, 0], s: [0, 0, 1] }[key];
+    if (!by) return false;
+    const after = (cell) => [cell[0] + by[0], cell[1] + by[1], (cell[2] + by[2]) % seeds];
+    let next = after([prompt, column, seed]);
+    while (shown.gallery.querySelector(`.blank[data-cell="${next.join(",")}"]`)) next = after(next); // not drawn: on to the next
+    show(shown.gallery, next);
+    return true;
   };
 
   viewer.addEventListener("keydown", (event) => {
@@ -69,7 +70,7 @@
     });
     gallery.addEventListener("change", (event) => {
       const chosen = event.target.value;
-      for (const tile of gallery.querySelectorAll(".tile")) {
+      for (const tile of gallery.querySelectorAll(".tile, .blank")) {
         tile.hidden = chosen !== "all" && tile.dataset.cell.split(",")[2] !== chosen;
       }
       gallery.classList.toggle("mosaic", chosen === "all");

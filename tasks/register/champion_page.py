@@ -19,7 +19,7 @@ from tasks.pages.scores import interval_of, metric_names
 from tasks.register.data_changes_words import SinceChampion, list_changes, say_since
 from tasks.register.facts import RunFacts
 from tasks.registry.names import CHAMPION
-from tasks.results.album import CHECKPOINTS, Album, are_small, read_album
+from tasks.results.album import CHECKPOINTS, Album, are_small, files_of, read_album
 from tasks.results.evaluation import read_evaluation
 from tasks.tracking import runs
 from tasks.tracking.store import Store
@@ -137,11 +137,11 @@ def _gallery(new: ComparedVersion, champion: ComparedVersion) -> Gallery | str:
     }
     columns = {column: rows for column, rows in columns.items() if rows}
     labels = {CHAMPION_COLUMN: champion.title, NEW_COLUMN: new.title}
-    files = [file for rows in columns.values() for row in rows for file in row]
+    files = files_of(columns)
     return Gallery(CHAMPION, columns, labels, prompts, seeds, inline_pictures(files), are_small(files))
 
 
-def _rows(album: Album, column: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[list[Path]]:
+def _rows(album: Album, column: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[list[Path | None]]:
     rows = album.groups.get(CHECKPOINTS, {}).get(column)
     if rows is None:
         return []

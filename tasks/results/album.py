@@ -21,7 +21,7 @@ QUALITY = 90
 SCALES = "scales"  # the group of one checkpoint at several strengths, the base first, at the first seed alone
 CHECKPOINTS = "checkpoints"  # the group that is drawn at full strength: the base first, then a column for each checkpoint
 _INDEX = "album.json"
-Rows = Sequence[Sequence[Image.Image]]  # for each prompt, a picture per seed
+Rows = Sequence[Sequence[Image.Image | None]]  # for each prompt, a picture per seed; None where it was not drawn
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Album:
     Args:
         prompts: What was drawn.
         seeds: From which noise, the same for each prompt.
-        groups: Group -> column -> for each prompt, a file per seed, or per seed of the first ones. A group is shown side by side.
+        groups: Group -> column -> for each prompt, a file per seed; None where it was not drawn. A group is shown side by side.
     """
 
     prompts: Sequence[str]
     seeds: Sequence[int]
-    groups: Mapping[str, Mapping[str, Sequence[Sequence[Path]]]]
+    groups: Mapping[str, Mapping[str, Sequence[Sequence[Path | None]]]]
 
 
 def write_album(folder: Path, groups: Mapping[str, Mapping[str, Rows]], prompts: Sequence[str], seeds: Sequence[int]) -> None:
@@ -53,7 +53,8 @@ def write_album(folder: Path, groups: Mapping[str, Mapping[str, Rows]], prompts:
         for column, rows in columns.items():
             for p, row in enumerate(rows):
                 for seed, picture in zip(seeds[: len(row)], row, strict=True):
-                    _save(picture, folder / group / column / _name(p, seed))
+                    if picture:
+                        _save(picture, folder / group / column / _name(p, seed))
     index = {"prompts": list(prompts), "seeds": list(seeds), "groups": {name: list(columns) for name, columns in groups.items()}}
     write_json(folder / _INDEX, index)
 
@@ -84,6 +85,11 @@ def read_album(folder: Path) -> Album:
     )
 
 
+def files_of(columns: Mapping[str, Sequence[Sequence[Path | None]]]) -> list[Path]:
+    """Return the pictures of some columns that were drawn."""
+    return [file for rows in columns.values() for row in rows for file in row if file]
+
+
 def are_small(files: Sequence[Path]) -> bool:
     """Whether pictures are so small that they are kept exactly; all of an album are of one size."""
     with Image.open(files[0]) as first:
@@ -103,9 +109,9 @@ def parts_of_album(folder: Path, columns: Collection[str], into: str) -> dict[st
     return {into: folder / _INDEX} | {f"{into}/{part.as_posix()}": folder / part for part in kept}
 
 
-def _row(folder: Path, prompt: int, seeds: Sequence[int]) -> list[Path]:
-    """Return the files of a prompt, one per seed, as far as they were drawn."""
-    return [file for file in (folder / _name(prompt, seed) for seed in seeds) if file.exists()]
+def _row(folder: Path, prompt: int, seeds: Sequence[int]) -> list[Path | None]:
+    """Return the files of a prompt, one per seed, None where it was not drawn."""
+    return [file if file.exists() else None for file in (folder / _name(prompt, seed) for seed in seeds)]
 
 
 def _name(prompt: int, seed: int) -> str:

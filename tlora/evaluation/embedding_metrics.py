@@ -79,7 +79,7 @@ def training_distance(
     Source: nearest training picture against the training pictures' own spread, after arXiv:2212.03860, section 4.
     """
     distance = 1 - nearest_similarity(pictures, train)
-    return torch.ones_like(distance) if usual <= 0 else distance / usual
+    return torch.where(distance.isnan(), distance, 1.0) if usual <= 0 else distance / usual
 
 
 def is_copy(distance: Float[Tensor, " pictures"]) -> Bool[Tensor, " pictures"]:

@@ -6,18 +6,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 LABEL_WIDTH, LABEL_HEIGHT, GAP = 150, 44, 4
 SMALLEST_TILE, LARGEST_TILE = 128, 384
-_INK, _PAPER = (20, 20, 20), (255, 255, 255)
+NOT_DRAWN = "not drawn"
+_INK, _PAPER, _BLANK = (20, 20, 20), (255, 255, 255), (232, 232, 232)
 
 
-def labelled_grid(rows: Sequence[str], columns: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> Image.Image:
+def labelled_grid(rows: Sequence[str], columns: Sequence[str], pictures: Sequence[Sequence[Image.Image | None]]) -> Image.Image:
     """Lay pictures out with a label at each row and column.
 
     Args:
         rows: A label for each row.
         columns: A label for each column.
-        pictures: Rows of pictures, all of one size; small ones are enlarged without smoothing, large ones reduced.
+        pictures: Rows of pictures, all of one size; small ones are enlarged without smoothing, large ones reduced. Where there is
+            None it says so; one picture at least must be there.
     """
-    tile = _tile_size(pictures[0][0])
+    tile = _tile_size(next(picture for row in pictures for picture in row if picture))
     width = LABEL_WIDTH + len(columns) * (tile[0] + GAP)
     sheet = Image.new("RGB", (width, LABEL_HEIGHT + len(rows) * (tile[1] + GAP)), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
@@ -27,7 +29,12 @@ def labelled_grid(rows: Sequence[str], columns: Sequence[str], pictures: Sequenc
         top = LABEL_HEIGHT + r * (tile[1] + GAP)
         _write(draw, (4, top + tile[1] // 2 - 16), _wrapped(label, LABEL_WIDTH - 8, draw, font), font)
         for c, picture in enumerate(pictures[r]):
-            sheet.paste(_resized(picture, tile), (LABEL_WIDTH + c * (tile[0] + GAP), top))
+            left = LABEL_WIDTH + c * (tile[0] + GAP)
+            if picture:
+                sheet.paste(_resized(picture, tile), (left, top))
+            else:
+                draw.rectangle((left, top, left + tile[0] - 1, top + tile[1] - 1), fill=_BLANK)
+                _write(draw, (left + 8, top + tile[1] // 2 - 8), NOT_DRAWN, font)
     return sheet
 
 

@@ -43,6 +43,15 @@ class Interval:
         return format(self)
 
 
+def drawn_cells(cells: Cells) -> Cells:
+    """Return a table without its NaN, the cells that were not drawn, of which each row must have equally many.
+
+    What is left of a row moves together: first to first, second to second, where seeds stood below each other.
+    """
+    drawn = ~np.isnan(cells)
+    return cells if drawn.all() else cells[drawn].reshape(len(cells), -1)
+
+
 def resampled_means(cells: Cells) -> NDArray[np.float64]:
     """Return the mean of each resample of a table, (RESAMPLES,).
 

@@ -90,6 +90,15 @@ def objections(candidate: Candidate, settings: SelectionSettings) -> list[str]:
         found.append(f"not clearly above the base: {gain:+.3f} over the base")
     elif gain.mean < settings.min_gain:
         found.append(f"too little to be seen: {gain:+.3f} over the base, {settings.min_gain:g} needed")
+    return found + certain_objections(candidate, settings)
+
+
+def certain_objections(candidate: Candidate, settings: SelectionSettings) -> list[str]:
+    """Return the objections beside those to its gain: what is known once is known for good, whatever else is drawn.
+
+    Of a checkpoint that is not drawn to the end `copied` counts what is missing as no copies, and `diversity_ratio` is NaN.
+    """
+    found = []
     if candidate.diversity_ratio < settings.min_diversity_ratio:
         needed = f"{settings.min_diversity_ratio:g} needed"
         found.append(f"collapsed: diversity across seeds is {candidate.diversity_ratio:.2f} of the base's, {needed}")
@@ -121,26 +130,34 @@ def score(candidate: Candidate, settings: SelectionSettings) -> float:
     return float(candidate.fidelity.mean() + settings.prompt_weight * min(0.0, float(candidate.following.mean())))
 
 
-def recommend(candidates: Mapping[str, Candidate], settings: SelectionSettings) -> Recommendation:
-    """Choose among checkpoints that were drawn at the same prompts and seeds."""
+def recommend(candidates: Mapping[str, Candidate], settings: SelectionSettings, dropped: int = 0) -> Recommendation:
+    """Choose among checkpoints that were drawn at the same prompts and seeds.
+
+    Args:
+        candidates: The checkpoints.
+        settings: The rule.
+        dropped: How many more there were, which a race has left behind.
+    """
     out = {name: objections(candidate, settings) for name, candidate in candidates.items()}
     eligible = {name: candidate for name, candidate in candidates.items() if not out[name]}
     if not eligible:
-        return Recommendation(None, _nothing(candidates, out), advice=_advice(candidates, settings))
+        more = f"; {dropped} more dropped before they were drawn to the end" if dropped else ""
+        return Recommendation(None, f"{_nothing(candidates, out)}{more}", advice=_advice(candidates, settings))
     front = {name: eligible[name] for name in pareto_front(eligible)}
     best = max(front, key=lambda name: (score(front[name], settings), -front[name].step))
     equals = [name for name, c in front.items() if _within_noise(front[best], c, settings)]
     chosen = min(equals, key=lambda name: front[name].step)
-    count = f"; {len(eligible)} of {len(candidates)} checkpoints eligible"
+    of = f"{len(candidates)} checkpoints drawn to the end" if dropped else f"{len(candidates)} checkpoints"
+    count = f"; {len(eligible)} of {of} eligible" + (f", {dropped} dropped before" if dropped else "")
     others = _why_no_other(chosen, front, settings)
     return Recommendation(chosen, f"{chosen}: {_why(chosen, eligible)}{others}{count}", tuple(front))
 
 
 def _within_noise(best: Candidate, other: Candidate, settings: SelectionSettings) -> bool:
-    return _lead(best, other, settings).low <= 0
+    return lead(best, other, settings).low <= 0
 
 
-def _lead(one: Candidate, other: Candidate, settings: SelectionSettings) -> Interval:
+def lead(one: Candidate, other: Candidate, settings: SelectionSettings) -> Interval:
     """Return by how much one's score is above another's, paired by prompt and seed: what the rule decides by."""
     difference = _resampled_score(one, settings) - _resampled_score(other, settings)
     low, high = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -152,10 +169,10 @@ def _why_no_other(chosen: str, front: Mapping[str, Candidate], settings: Selecti
     own, said = front[chosen], ""
     earlier = max((name for name in front if front[name].step < own.step), key=lambda name: front[name].step, default=None)
     if earlier:
-        said += f"; the earlier {earlier} scores less, by {_lead(own, front[earlier], settings)}: more than noise"
+        said += f"; the earlier {earlier} scores less, by {lead(own, front[earlier], settings)}: more than noise"
     best = max(front, key=lambda name: (score(front[name], settings), -front[name].step))
     if best != chosen:
-        ahead = str(_lead(front[best], own, settings))
+        ahead = str(lead(front[best], own, settings))
         said += f"; the later {best} scores more, by {ahead}: within noise, and less training is safer"
     return said
 

@@ -1,0 +1,187 @@
+"""The field of checkpoints: drawn round by round, those that are left behind dropped, until one is sure to be recommended.
+
+The base and whichever is recommended are always drawn to the end; so the gate, promotion and every comparison have every number.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.evaluate.drawing import Column, Rows
+from tasks.evaluate.kept import Cell
+from tasks.evaluate.measurement import Measurer
+from tasks.evaluate.scoring import Scores
+from tasks.evaluate.summary import Losses, Measured, candidate_of, compare, summarise
+from tlora.evaluation.race import RaceSettings, due, judge, round_cells
+from tlora.evaluation.recommendation import Candidate, SelectionSettings
+from tlora.metadata.adapter import BASE, find_weights, read_metadata
+
+SIMILARITY = "similarity_held_out"  # without it there is nothing to race by
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What is drawn at the most.
+
+    Args:
+        prompts: How many there are.
+        seeds: The seeds that each is drawn with.
+        strength: At which every checkpoint is drawn.
+        scales: Strengths at which the recommended one is drawn once more, at the first seed.
+        full_frame: How many prompts, from the first, show the material over the whole frame.
+    """
+
+    prompts: int
+    seeds: Sequence[int]
+    strength: float
+    scales: Sequence[float]
+    full_frame: int
+
+    def round(self, number: int) -> list[Cell]:
+        """Return the cells of a round."""
+        return [(prompt, self.seeds[seed]) for prompt, seed in round_cells(self.prompts, len(self.seeds), number)]
+
+    @property
+    def first_seed(self) -> list[Cell]:
+        """Every prompt at the first seed."""
+        return [(prompt, self.seeds[0]) for prompt in range(self.prompts)]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an evaluation came to.
+
+    Args:
+        drawn: Pictures of the base and of every checkpoint that can be measured.
+        at_scales: Those at several strengths.
+        measured: Scores of the first.
+        summary: What follows from them.
+    """
+
+    drawn: Mapping[str, Rows]
+    at_scales: Mapping[str, Rows]
+    measured: Mapping[str, Measured]
+    summary: dict[str, Any]
+
+
+class Field:
+    """The base and the checkpoints.
+
+    Args:
+        measurer: Draws and measures them.
+        checkpoints: Their folders, in the order of their steps.
+        extent: What is drawn at the most.
+        rule: How one is chosen.
+        racing: Whether all are drawn to the end.
+    """
+
+    def __init__(
+        self,
+        measurer: Measurer,
+        checkpoints: Mapping[str, Path],
+        extent: Extent,
+        rule: SelectionSettings,
+        racing: RaceSettings,
+    ) -> None:
+        self._measurer, self._extent, self._rule, self._racing = measurer, extent, rule, racing
+        self._columns = {BASE: Column(BASE, None, extent.strength)}
+        self._columns |= {name: Column(name, folder, extent.strength) for name, folder in checkpoints.items()}
+        self._rounds: dict[str, int] = {}
+        self._losses: dict[str, Losses] = {}
+
+    def run(self, failures: dict[str, str]) -> Found:
+        """Draw what has to be drawn, and measure it.
+
+        Args:
+            failures: Where the line goes of each checkpoint that cannot be measured.
+        """
+        self._losses = self._measurer.measure_losses([*self._columns.values()], failures)
+        self._rounds = dict.fromkeys(self._losses, 0)
+        for _ in self._extent.seeds:
+            self._draw_round([BASE])
+        while names := self._due():
+            self._draw_round(names)
+        measured = {name: self._measured(name) for name in self._losses}
+        incomplete = self._left_behind()
+        summary = summarise(measured, self._rule, incomplete)
+        shown = summary["recommended"] or list(measured)[-1]
+        at_scales, entries = self._at_scales(shown, measured[BASE])
+        summary["scales"] = {"checkpoint": shown, "seed": self._extent.seeds[0], "entries": entries}
+        summary["race"] = self._told(shown, incomplete)
+        return Found({name: self._rows(name) for name in measured}, at_scales, measured, summary)
+
+    def _due(self) -> list[str]:
+        """Return who draws a round now."""
+        names = [name for name in self._losses if name != BASE]
+        if self._can_race():
+            return due(self._candidates(), self._rule, self._racing)
+        return [name for name in names if self._rounds[name] < len(self._extent.seeds)]
+
+    def _can_race(self) -> bool:
+        return SIMILARITY in self._scores(BASE)
+
+    def _candidates(self) -> dict[str, Candidate]:
+        seen = {name: Measured(self._step(name), self._scores(name), losses) for name, losses in self._losses.items()}
+        return {name: candidate_of(own, seen[BASE]) for name, own in seen.items() if name != BASE}
+
+    def _draw_round(self, names: Sequence[str]) -> None:
+        wanted = [(self._columns[name], self._extent.round(self._rounds[name])) for name in names]
+        who = "the base" if names == [BASE] else f"{len(names)} checkpoints" if len(names) > 1 else names[0]
+        self._measurer.draw(wanted, f"evaluate: round {self._rounds[names[0]] + 1} of {len(self._extent.seeds)}, {who}")
+        for name in names:
+            self._rounds[name] += 1
+
+    def _left_behind(self) -> dict[str, str]:
+        """Return who was not drawn to the end, and why."""
+        short = [name for name, rounds in self._rounds.items() if rounds < len(self._extent.seeds)]
+        standing = judge(self._candidates(), self._rule, self._racing) if short else None
+        reasons = {**standing.out, **standing.dropped} if standing else {}
+        return {name: reasons[name] for name in short}
+
+    def _measured(self, name: str) -> Measured:
+        textures = self._measurer.textures(self._rows(name)[: self._extent.full_frame]) if self._rounds[name] else {}
+        return Measured(self._step(name), {**self._scores(name), **textures}, self._losses[name])
+
+    def _at_scales(self, shown: str, base: Measured) -> tuple[dict[str, Rows], list[dict[str, Any]]]:
+        """Draw a checkpoint at several strengths and one seed; return the pictures, the base's first, and differences to it."""
+        if shown == BASE:
+            return {BASE: [row[:1] for row in self._rows(BASE)]}, []
+        extent, folder = self._extent, self._columns[shown].adapter
+        columns = {
+            scale: self._columns[shown] if scale == extent.strength else Column(f"{shown} x {scale:g}", folder, scale)
+            for scale in extent.scales
+        }
+        new = [(column, extent.first_seed) for column in columns.values() if column.name != shown]
+        self._measurer.draw(new, f"evaluate: {shown} at other strengths")
+        at_first_seed = {name: cells[:, :1] for name, cells in base.scores.items()}
+        rows, entries = {BASE: [row[:1] for row in self._rows(BASE)]}, []
+        for scale, column in columns.items():
+            rows[f"{shown} x {scale:g}"] = self._measurer.rows(column.name, extent.prompts, extent.seeds[:1])
+            scores = self._measurer.scores(column.name, extent.prompts, extent.seeds[:1])
+            entries.append({"scale": scale, **compare(scores, at_first_seed)})
+        return rows, entries
+
+    def _told(self, shown: str, incomplete: Mapping[str, str]) -> dict[str, Any]:
+        """Return how the race went."""
+        extent = self._extent
+        more = [scale for scale in extent.scales if scale != extent.strength] if shown != BASE else []
+        counts = {name: rounds * extent.prompts for name, rounds in self._rounds.items()}
+        whole = extent.prompts * (len(extent.seeds) * len(counts) + len(more))
+        return {
+            **dataclasses.asdict(self._racing),
+            "pictures": sum(counts.values()) + extent.prompts * len(more),
+            "of": whole,
+            "checkpoints": {name: {"pictures": count, "dropped": incomplete.get(name, "")} for name, count in counts.items()},
+        }
+
+    def _scores(self, name: str) -> Scores:
+        return self._measurer.scores(name, self._extent.prompts, self._extent.seeds)
+
+    def _rows(self, name: str) -> Rows:
+        return self._measurer.rows(name, self._extent.prompts, self._extent.seeds)
+
+    def _step(self, name: str) -> int:
+        folder = self._columns[name].adapter
+        return read_metadata(find_weights(folder)).step if folder else 0
