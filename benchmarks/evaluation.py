@@ -90,7 +90,7 @@ def _draw(settings: EvaluateSettings, prompts: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         drawer = PictureDrawer(painter, embeddings, settings.sample, settings.batch, KeptPictures(Path(folder), {}))
         columns = [Column(path.name, path, 1.0) for path in sorted(Path("adapters").iterdir())]
-        cells = [extent.round(number) for number in range(settings.seeds)]
+        cells = extent.turns
         wanted = [(column, part) for column in (Column(BASE, None, 1.0), *columns) for part in cells]
         wanted += [(Column("strength", columns[-1].adapter, scale), extent.first_seed) for scale in settings.scales if scale != 1]
         for column, part in wanted:

@@ -1,7 +1,7 @@
 """`make prune`: what has grown old and nothing points at: shown first, removed when told to.
 
-Old are training states with their checkpoints, reusable cache items, and what a killed run left behind: its worktree, and the
-branch of a run that registered nothing. Unreferenced are objects in DVC's cache that nothing names (flows/cache.py). What an
+Old are training states with their checkpoints, reusable cache items, evaluations that were not finished, and what a killed run
+left behind: its worktree, and the branch of a run that registered nothing. Unreferenced are objects in DVC's cache that nothing names (flows/cache.py). What an
 alias in the registry points at stays: its training state, and its data.
 """
 
@@ -57,6 +57,8 @@ def find_old(pinned: "Sequence[ModelVersion]", made_at: Set[str], days: float) -
     ]
     items = (path for path in state_folder("cache").rglob("*") if path.is_file() and path.stat().st_mtime < before)
     old += [Old("cached item", path, path.stat().st_size) for path in sorted(items)]
+    begun = (path for path in state_folder("evaluate").iterdir() if _touched(path) < before)
+    old += [Old("begun evaluation", path, _size(path)) for path in sorted(begun)]
     left = (path for path in state_folder("worktrees").iterdir() if _touched(path) < before)
     old += [Old("worktree of a run", path, _size(path)) for path in sorted(left)]
     return old + [Old("branch of a run", Path(branch), 0) for branch in _old_branches(made_at, before)]

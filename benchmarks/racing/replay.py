@@ -1,7 +1,7 @@
 """The race replayed on scores that are kept: what it would have drawn, and what it would have recommended."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from tlora.evaluation.memorisation import loss_gap, loss_reduction
-from tlora.evaluation.race import RaceSettings, due, round_cells
+from tlora.evaluation.race import RaceSettings, due, turns
 from tlora.evaluation.recommendation import Candidate, SelectionSettings, lead, recommend
 from tlora.metadata.adapter import BASE
+from tlora.runtime.atomic_file import write_text
 
+ASKED_FOR = ("similarity_held_out", "prompt_similarity", "diversity", "copied", "loss_train", "loss_held_out")
+DIGITS = 5
 Runs = Mapping[str, Mapping[str, Candidate]]  # run -> checkpoint -> all of its scores
 
 
@@ -42,6 +45,24 @@ class Replay:
         return self.drawn / self.whole
 
 
+def keep_scores(file: Path, run: str, scores: Path) -> None:
+    """Add a run's scores to a file, as far as the rule asks for them, a run a line.
+
+    Args:
+        file: What `read_scores` reads.
+        run: Name of the run.
+        scores: reports/evaluate/scores.json of a full evaluation.
+    """
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    tables = json.loads(scores.read_text(encoding="utf-8"))
+    known[run] = {
+        name: {score: [[round(cell, DIGITS) for cell in row] for row in own[score]] for score in ASKED_FOR}
+        for name, own in sorted(tables.items())
+    }
+    lines = [f"{json.dumps(name)}: {json.dumps(own, separators=(',', ':'))}" for name, own in sorted(known.items())]
+    write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def read_scores(file: Path) -> Runs:
     """Read what `keep_scores` wrote."""
     return {name: _candidates(tables) for name, tables in json.loads(file.read_text(encoding="utf-8")).items()}
@@ -57,15 +78,15 @@ def replay(full: Mapping[str, Candidate], rule: SelectionSettings, settings: Rac
         strengths: How many strengths the recommended one is drawn at, full strength among them.
     """
     prompts, seeds = next(iter(full.values())).fidelity.shape
-    rounds = dict.fromkeys(full, 0)
-    seen = {name: _cut(candidate, 0) for name, candidate in full.items()}
+    taken, order = dict.fromkeys(full, 0), turns(prompts, seeds)
+    seen = {name: _cut(candidate, []) for name, candidate in full.items()}
     while names := due(seen, rule, settings):
         for name in names:
-            rounds[name] += 1
-            seen[name] = _cut(full[name], rounds[name])
-    complete = {name: full[name] for name, count in rounds.items() if count == seeds}
+            taken[name] += 1
+            seen[name] = _cut(full[name], order[: taken[name]])
+    complete = {name: full[name] for name, count in taken.items() if count == len(order)}
     wanted, found = recommend(full, rule).checkpoint, recommend(complete, rule).checkpoint
-    pictures = {name: count * prompts for name, count in rounds.items()}
+    pictures = {name: sum(map(len, order[:count])) for name, count in taken.items()}
     base, again = prompts * seeds, prompts if settings.race else 0
     whole = base * (1 + len(full)) + prompts * strengths
     drawn = base + sum(pictures.values()) + prompts * strengths - again
@@ -79,16 +100,15 @@ def _agree(full: Mapping[str, Candidate], one: str | None, other: str | None, ru
     return interval.low <= 0 <= interval.high
 
 
-def _cut(candidate: Candidate, rounds: int) -> Candidate:
-    """Return a checkpoint as it is known after so many rounds."""
-    prompts, seeds = candidate.fidelity.shape
-    if rounds == seeds:
+def _cut(candidate: Candidate, taken: Sequence[Sequence[tuple[int, int]]]) -> Candidate:
+    """Return a checkpoint as it is known after so many turns."""
+    nothing = np.full(candidate.fidelity.shape, np.nan)
+    for turn in taken:
+        for cell in turn:
+            nothing[cell] = 0.0
+    if not np.isnan(nothing).any():
         return candidate
-    drawn = np.full((prompts, seeds), np.nan)
-    for number in range(rounds):
-        for cell in round_cells(prompts, seeds, number):
-            drawn[cell] = 0.0
-    fidelity, following = candidate.fidelity + drawn, candidate.following + drawn
+    fidelity, following = candidate.fidelity + nothing, candidate.following + nothing
     return replace(candidate, fidelity=fidelity, following=following, diversity_ratio=float("nan"), copied=0.0)
 
 

@@ -23,6 +23,7 @@ from tasks.train.identity import TrainSettings
 from tasks.train.stage import train
 from tasks.validate.checks import ValidateSettings
 from tasks.validate.stage import validate
+from tlora.evaluation.race import RaceSettings
 from tlora.flux.spec import ModelSpec
 from tlora.pictures.tokens import TextSettings
 from tlora.pictures.views import ViewSettings
@@ -64,6 +65,7 @@ def run_stages(run: Run, work: Path) -> None:
     loop = dataclasses.replace(train_settings.training.loop, seed=run.seed)
     train_settings = dataclasses.replace(train_settings, training=dataclasses.replace(train_settings.training, loop=loop))
     judged = parse_settings(EvaluateSettings, read_section(params, "evaluate"), "params.yaml: evaluate")
+    judged = dataclasses.replace(judged, racing=RaceSettings(race=False))
     views = parse_settings(ViewSettings, read_section(params, "cache_latents"), "params.yaml: cache_latents")
     text = parse_settings(TextSettings, read_section(params, "cache_prompts"), "params.yaml: cache_prompts")
     with _filled_folder(run, root, folder), contextlib.redirect_stdout(io.StringIO()):

@@ -1,6 +1,6 @@
 """Pictures with whichever adapter is loaded: one pipeline, loaded once, nothing copied, and every picture kept as it comes.
 
-What is drawn together is fixed: a round of the race, cut into batches. So a picture's bytes depend on its prompt, its seed and
+What is drawn together is fixed: a turn of the race, cut into batches. So a picture's bytes depend on its prompt, its seed and
 its adapter, and not on which other pictures are wanted, or were there already.
 """
 

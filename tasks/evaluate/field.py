@@ -1,4 +1,4 @@
-"""The field of checkpoints: drawn round by round, those that are left behind dropped, until one is sure to be recommended.
+"""The field of checkpoints: drawn turn by turn, those that are left behind dropped, until one is sure to be recommended.
 
 The base and whichever is recommended are always drawn to the end; so the gate, promotion and every comparison have every number.
 """
@@ -14,7 +14,7 @@ from tasks.evaluate.kept import Cell
 from tasks.evaluate.measurement import Measurer
 from tasks.evaluate.scoring import Scores
 from tasks.evaluate.summary import Losses, Measured, candidate_of, compare, summarise
-from tlora.evaluation.race import RaceSettings, due, judge, round_cells
+from tlora.evaluation.race import RaceSettings, due, judge, turns
 from tlora.evaluation.recommendation import Candidate, SelectionSettings
 from tlora.metadata.adapter import BASE, find_weights, read_metadata
 
@@ -39,9 +39,10 @@ class Extent:
     scales: Sequence[float]
     full_frame: int
 
-    def round(self, number: int) -> list[Cell]:
-        """Return the cells of a round."""
-        return [(prompt, self.seeds[seed]) for prompt, seed in round_cells(self.prompts, len(self.seeds), number)]
+    @property
+    def turns(self) -> list[list[Cell]]:
+        """What is drawn of a checkpoint in each turn."""
+        return [[(prompt, self.seeds[seed]) for prompt, seed in turn] for turn in turns(self.prompts, len(self.seeds))]
 
     @property
     def first_seed(self) -> list[Cell]:
@@ -88,7 +89,7 @@ class Field:
         self._measurer, self._extent, self._rule, self._racing = measurer, extent, rule, racing
         self._columns = {BASE: Column(BASE, None, extent.strength)}
         self._columns |= {name: Column(name, folder, extent.strength) for name, folder in checkpoints.items()}
-        self._rounds: dict[str, int] = {}
+        self._turns: dict[str, int] = {}
         self._losses: dict[str, Losses] = {}
 
     def run(self, failures: dict[str, str]) -> Found:
@@ -98,11 +99,12 @@ class Field:
             failures: Where the line goes of each checkpoint that cannot be measured.
         """
         self._losses = self._measurer.measure_losses([*self._columns.values()], failures)
-        self._rounds = dict.fromkeys(self._losses, 0)
-        for _ in self._extent.seeds:
-            self._draw_round([BASE])
+        self._turns = dict.fromkeys(self._losses, 0)
+        base = [(self._columns[BASE], turn) for turn in self._extent.turns]
+        self._measurer.draw(base, "evaluate: the base")
+        self._turns[BASE] = len(base)
         while names := self._due():
-            self._draw_round(names)
+            self._draw_turn(names)
         measured = {name: self._measured(name) for name in self._losses}
         incomplete = self._left_behind()
         summary = summarise(measured, self._rule, incomplete)
@@ -113,11 +115,11 @@ class Field:
         return Found({name: self._rows(name) for name in measured}, at_scales, measured, summary)
 
     def _due(self) -> list[str]:
-        """Return who draws a round now."""
+        """Return whose turn it is."""
         names = [name for name in self._losses if name != BASE]
         if self._can_race():
             return due(self._candidates(), self._rule, self._racing)
-        return [name for name in names if self._rounds[name] < len(self._extent.seeds)]
+        return [name for name in names if self._turns[name] < len(self._extent.turns)]
 
     def _can_race(self) -> bool:
         return SIMILARITY in self._scores(BASE)
@@ -126,22 +128,22 @@ class Field:
         seen = {name: Measured(self._step(name), self._scores(name), losses) for name, losses in self._losses.items()}
         return {name: candidate_of(own, seen[BASE]) for name, own in seen.items() if name != BASE}
 
-    def _draw_round(self, names: Sequence[str]) -> None:
-        wanted = [(self._columns[name], self._extent.round(self._rounds[name])) for name in names]
-        who = "the base" if names == [BASE] else f"{len(names)} checkpoints" if len(names) > 1 else names[0]
-        self._measurer.draw(wanted, f"evaluate: round {self._rounds[names[0]] + 1} of {len(self._extent.seeds)}, {who}")
+    def _draw_turn(self, names: Sequence[str]) -> None:
+        wanted = [(self._columns[name], self._extent.turns[self._turns[name]]) for name in names]
+        who = f"{len(names)} checkpoints" if len(names) > 1 else names[0]
+        self._measurer.draw(wanted, f"evaluate: turn {self._turns[names[0]] + 1} of {len(self._extent.turns)}, {who}")
         for name in names:
-            self._rounds[name] += 1
+            self._turns[name] += 1
 
     def _left_behind(self) -> dict[str, str]:
         """Return who was not drawn to the end, and why."""
-        short = [name for name, rounds in self._rounds.items() if rounds < len(self._extent.seeds)]
+        short = [name for name, count in self._turns.items() if count < len(self._extent.turns)]
         standing = judge(self._candidates(), self._rule, self._racing) if short else None
         reasons = {**standing.out, **standing.dropped} if standing else {}
         return {name: reasons[name] for name in short}
 
     def _measured(self, name: str) -> Measured:
-        textures = self._measurer.textures(self._rows(name)[: self._extent.full_frame]) if self._rounds[name] else {}
+        textures = self._measurer.textures(self._rows(name)[: self._extent.full_frame]) if self._turns[name] else {}
         return Measured(self._step(name), {**self._scores(name), **textures}, self._losses[name])
 
     def _at_scales(self, shown: str, base: Measured) -> tuple[dict[str, Rows], list[dict[str, Any]]]:
@@ -167,7 +169,7 @@ class Field:
         """Return how the race went."""
         extent = self._extent
         more = [scale for scale in extent.scales if scale != extent.strength] if shown != BASE else []
-        counts = {name: rounds * extent.prompts for name, rounds in self._rounds.items()}
+        counts = {name: sum(map(len, extent.turns[:count])) for name, count in self._turns.items()}
         whole = extent.prompts * (len(extent.seeds) * len(counts) + len(more))
         return {
             **dataclasses.asdict(self._racing),

@@ -12,7 +12,7 @@ from tasks.evaluate.summary import Measured
 from tasks.pages.scores import Entries, in_order, interval_of, metric_names
 from tasks.results.album import CHECKPOINTS, SCALES, write_album
 from tlora.evaluation.grid import labelled_grid
-from tlora.evaluation.race import round_cells
+from tlora.evaluation.race import turns
 from tlora.runtime.atomic_file import write_json, write_png
 
 SUMMARY = ("similarity_gain", "prompt_following", "diversity_ratio", "copied")  # of one checkpoint, at a glance
@@ -75,7 +75,9 @@ def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Seq
         prompts: The prompts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    first_round = round_cells(len(prompts), len(next(iter(pictures.values()))[0]), 0)
+    first_round = sorted(cell for turn in turns(len(prompts), len(next(iter(pictures.values()))[0]))[:2] for cell in turn)[
+        : len(prompts)
+    ]
     firsts = [[rows[prompt][seed] for prompt, seed in first_round] for rows in pictures.values()]
     write_png(folder / "grid.png", labelled_grid(list(pictures), prompts, firsts))
     write_png(folder / "scales.png", labelled_grid(list(scales), prompts, [[row[0] for row in rows] for rows in scales.values()]))

@@ -43,7 +43,7 @@ class Team:
         from accelerate import PartialState  # what a single process has no use for, and a second of start-up
 
         state = PartialState(cpu=device.type == "cpu")
-        return Team(state.process_index, state.num_processes, str(state.device))
+        return Team(state.process_index, state.num_processes, "cpu" if device.type == "cpu" else str(state.device))
 
     @property
     def is_first(self) -> bool:

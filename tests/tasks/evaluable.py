@@ -1,6 +1,7 @@
 """A folder in which `evaluate` can run at once: a tiny random FLUX with checkpoints, a tiny random CLIP, and the real caches."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def make_evaluable(folder: Path) -> None:
-    """Fill a folder, which must be the working folder."""
+def make_evaluable(folder: Path, prompts: Sequence[str] = ()) -> None:
+    """Fill a folder, which must be the working folder; with other prompts than the one of the data, if there are any."""
     data_folder.lay_out(folder)
+    if prompts:
+        concept = yaml.safe_load(Path("concept.yaml").read_text())
+        Path("concept.yaml").write_text(yaml.safe_dump({**concept, "prompts": list(prompts)}))
     tiny_pipeline_folder(folder / "base")
     base = ModelSpec("base", dtype="float32", device="cpu")
     data_folder.run(base)

@@ -44,12 +44,13 @@ class Interval:
 
 
 def drawn_cells(cells: Cells) -> Cells:
-    """Return a table without its NaN, the cells that were not drawn, of which each row must have equally many.
+    """Return a table without its NaN, the cells that were not drawn: rows may be empty, the others must have equally many cells.
 
     What is left of a row moves together: first to first, second to second, where seeds stood below each other.
     """
     drawn = ~np.isnan(cells)
-    return cells if drawn.all() else cells[drawn].reshape(len(cells), -1)
+    rows = int(drawn.any(axis=1).sum())
+    return cells if drawn.all() else cells[drawn].reshape(rows, int(drawn.sum()) // max(1, rows))
 
 
 def resampled_means(cells: Cells) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""Which checkpoints need no more pictures: a race, looked at after every round.
+"""Which checkpoints need no more pictures: a race, looked at after every turn.
 
-A round is a picture of every prompt, each prompt at a seed of its own, the same for all checkpoints: neither an easy prompt nor a
-lucky seed weighs on one round alone. After each, a checkpoint is dropped that a full evaluation would not put above the leading
+A turn is a picture of every prompt, each prompt at a seed of its own, the same for all checkpoints: neither an easy prompt nor a
+lucky seed weighs on one turn alone. After each, a checkpoint is dropped that a full evaluation would not put above the leading
 one by more than noise: by more than the rule's own interval, within which the rule calls two checkpoints equal. What is drawn
 of both is compared cell by cell; what is not drawn yet is what the interval is about.
 """
@@ -27,7 +27,7 @@ class RaceSettings:
     """
 
     race: bool = True
-    race_confidence: float = 0.8
+    race_confidence: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.race_confidence < 1:
@@ -49,13 +49,17 @@ class Standing:
     dropped: Mapping[str, str]
 
 
-def round_cells(prompts: int, seeds: int, number: int) -> list[tuple[int, int]]:
-    """Return the cells of a round, counted from 0, as (prompt, seed): after as many rounds as seeds all are there once."""
-    return [(prompt, (prompt + number) % seeds) for prompt in range(prompts)]
+def turns(prompts: int, seeds: int) -> list[list[tuple[int, int]]]:
+    """Return what is drawn of a checkpoint in each turn, as (prompt, seed): all cells once, and a look after every turn.
+
+    The first round is halved: whoever is far behind shows it in half of the prompts.
+    """
+    rounds = [[(prompt, (prompt + number) % seeds) for prompt in range(prompts)] for number in range(seeds)]
+    return [part for part in (rounds[0][::2], rounds[0][1::2], *rounds[1:]) if part]
 
 
 def due(candidates: Mapping[str, Candidate], rule: SelectionSettings, settings: RaceSettings) -> list[str]:
-    """Return who draws its next round now: of those that are still in the race, those with the fewest pictures; none at its end.
+    """Return whose turn it is: of those that are still in the race, those with the fewest pictures; none at its end.
 
     Where no checkpoint is left, the last one is drawn to the end all the same: it is what is shown and registered.
 
@@ -89,40 +93,45 @@ def judge(candidates: Mapping[str, Candidate], rule: SelectionSettings, settings
     if not front:
         return Standing(None, out, {})
     leader = max(front, key=lambda name: (_score_cells(front[name], _is_drawn(front[name]), rule).mean(), -front[name].step))
-    level = _level(settings, len(candidates), front[leader].fidelity.shape[1])
+    error = (1 - settings.race_confidence) / max(1, len(candidates) - 1)
     rivals = {name: c for name, c in left.items() if name != leader and not _is_complete(c) and drawn[name]}
-    found = {name: _behind(candidate, leader, front[leader], rule, level) for name, candidate in rivals.items()}
+    found = {name: _behind(candidate, leader, front[leader], rule, error) for name, candidate in rivals.items()}
     dropped = {name: reason for name, reason in found.items() if reason}
     return Standing(leader, out, dropped)
 
 
-def _level(settings: RaceSettings, checkpoints: int, rounds: int) -> float:
-    """Return the error that one comparison may have: with each rival there is one a look, and a look before each round but one.
-
-    Source:
-        Bonferroni over looks and rivals, as in Maron and Moore, The racing algorithm (Artificial Intelligence Review 11, 1997),
-        section 3; over looks as in Armitage, McPherson and Rowe, Repeated significance tests on accumulating data (1969).
-    """
-    return (1 - settings.race_confidence) / max(1, (checkpoints - 1) * (rounds - 1))
-
-
-def _behind(candidate: Candidate, name: str, leader: Candidate, rule: SelectionSettings, level: float) -> str | None:
+def _behind(candidate: Candidate, name: str, leader: Candidate, rule: SelectionSettings, error: float) -> str | None:
     """Return why a checkpoint needs no more pictures beside the leader, or None where it may still be ahead by more than noise.
 
+    Args:
+        candidate: The checkpoint.
+        name: Of the leader.
+        leader: Likewise.
+        rule: What the score is.
+        error: That all looks at these two may have together; with every rival a checkpoint shares its error evenly.
+
     Source:
-        Blocking races: paired differences, taken for normal (Maron and Moore 1997, section 4); a sample without replacement
-        from a finite table (Cochran, Sampling Techniques, 1977, section 2.6).
+        Racing with Bonferroni's bound over rivals and looks: Maron and Moore, The racing algorithm (Artificial Intelligence
+        Review 11, 1997), sections 3 and 4, the latter for paired differences, which are taken for normal. Cells of a finite
+        table, drawn without replacement: Cochran, Sampling Techniques (1977), section 2.6. Error spent unevenly over looks: Lan
+        and DeMets, Discrete sequential boundaries for clinical trials (Biometrika 70, 1983).
     """
     both = _is_drawn(candidate) & _is_drawn(leader)
     ahead, count = _score_cells(candidate, both, rule) - _score_cells(leader, both, rule), int(both.sum())
     if count < 2:
         return None
-    spread = _student(level, count - 1) * ahead.std(ddof=1) * np.sqrt((1 - count / both.size) / count)
+    spread = _student(error * _share(count, both.shape), count - 1) * ahead.std(ddof=1) * np.sqrt((1 - count / both.size) / count)
     most, noise = float(ahead.mean() + spread), _noise(ahead, both.shape)
     if most > noise:
         return None
     behind = f"{-ahead.mean():.3f} behind" if ahead.mean() < 0 else f"{ahead.mean():.3f} ahead of"
     return f"{behind} {name} after {count} of {both.size} pictures, at most {most:+.3f} in the end: not ahead by more than noise"
+
+
+def _share(count: int, shape: tuple[int, ...]) -> float:
+    """Return which share of the error a look may spend: in proportion to the pictures still to come, which it can save."""
+    drawn = np.cumsum([len(turn) for turn in turns(*shape)])
+    return float((drawn[-1] - count) / (drawn[-1] - drawn).sum())
 
 
 def _noise(differences: NDArray[np.float64], shape: tuple[int, ...]) -> float:
