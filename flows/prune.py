@@ -1,8 +1,8 @@
 """`make prune`: what has grown old and nothing points at: shown first, removed when told to.
 
 Old are training states with their checkpoints, reusable cache items, evaluations that were not finished, and what a killed run
-left behind: its worktree, and the branch of a run that registered nothing. Unreferenced are objects in DVC's cache that nothing names (flows/cache.py). What an
-alias in the registry points at stays: its training state, and its data.
+left behind: its worktree, and the branch of a run that registered nothing. Unreferenced are objects in DVC's cache that nothing
+names (flows/cache.py). What an alias in the registry points at stays: its training state, and its data.
 """
 
 import argparse

@@ -15,8 +15,8 @@ from PIL import Image
 from benchmarks.comparison.concepts import Concept, all_concepts
 from benchmarks.comparison.measures import CAPTION
 from pocket.scenes import compose
-from tasks.cache_latents import cache_latents
-from tasks.cache_prompts import cache_prompts
+from tasks.cache_latents.stage import cache_latents
+from tasks.cache_prompts.stage import cache_prompts
 from tasks.evaluate.stage import EvaluateSettings, evaluate
 from tasks.running.cli import read_section
 from tasks.train.identity import TrainSettings

@@ -2,9 +2,9 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,19 +14,16 @@ from tlora.flux.files import base_revision
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.digests import code_digest, digest_of
 
-if TYPE_CHECKING:
-    from tasks.evaluate.stage import EvaluateSettings
-
 STAGE, FIRST_PARTY = "tasks.evaluate.__main__", ("tasks", "tlora")
 
 
 def fingerprint_fields(
-    settings: "EvaluateSettings", model: ModelSpec, device: str, embeddings: tuple[Tensor, Tensor], caches: Sequence[Path]
+    settings: Mapping[str, Any], model: ModelSpec, device: str, embeddings: tuple[Tensor, Tensor], caches: Sequence[Path]
 ) -> dict[str, Any]:
     """Return what it is, as JSON-able values.
 
     Args:
-        settings: Section `evaluate`.
+        settings: Those of section `evaluate` that shape pictures or losses.
         model: Section `model`.
         device: Where pictures are drawn; which of several alike does not count.
         embeddings: Of the prompts.
@@ -36,10 +33,8 @@ def fingerprint_fields(
     return {
         "model": dataclasses.asdict(placed),
         "base_revision": base_revision(model),
-        "sample": dataclasses.asdict(settings.sample),
-        "batch": settings.batch,
+        **settings,
         "prompts": [hashlib.sha256(part.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest() for part in embeddings],
-        "losses": dataclasses.asdict(settings.losses),
         "caches": [digest_of((cache / INDEX).read_text(encoding="utf-8")) for cache in caches],
         "code": code_digest(STAGE, FIRST_PARTY),
     }

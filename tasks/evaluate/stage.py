@@ -95,6 +95,11 @@ class EvaluateSettings:
         """The seeds that every prompt is drawn with."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """What shapes pictures and losses."""
+        return {"sample": dataclasses.asdict(self.sample), "losses": dataclasses.asdict(self.losses), "batch": self.batch}
+
     def extent(self, prompts: int) -> Extent:
         """What is drawn of so many prompts, at the most."""
         return Extent(prompts, self.all_seeds, self.sample.lora_scale, self.scales, self.full_frame_prompts)
@@ -152,7 +157,7 @@ def evaluate(
     unseen = CaptionedLatents(choose_views(LatentCache(held_out_latents), most), PromptCache(prompts))
     embeddings = unseen.captions.read(wanted)
     caches = [captions, prompts, latents, held_out_latents]
-    kept = KeptPictures(state_folder("evaluate"), fingerprint_fields(settings, model, team.device, embeddings, caches))
+    kept = KeptPictures(state_folder("evaluate"), fingerprint_fields(settings.shaping, model, team.device, embeddings, caches))
     with watch("true pictures"):
         encoders = _load_encoders(settings, failures)
         truth = [[decode_picture(data / item.picture) for item in read_manifest(file).items] for file in (manifest, held_out)]

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
+from torch import distributed
+
 from tlora.flux.model import choose_device
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.device_lock import hold_device
@@ -40,10 +42,9 @@ class Team:
         device = choose_device(model)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return Team(0, 1, str(device))
-        from accelerate import PartialState  # what a single process has no use for, and a second of start-up
-
-        state = PartialState(cpu=device.type == "cpu")
-        return Team(state.process_index, state.num_processes, "cpu" if device.type == "cpu" else str(state.device))
+        distributed.init_process_group("gloo")  # what is told is small and lies in the computer's memory, GPU or not
+        own = "cpu" if device.type == "cpu" else f"cuda:{os.environ['LOCAL_RANK']}"
+        return Team(distributed.get_rank(), distributed.get_world_size(), own)
 
     @property
     def is_first(self) -> bool:
@@ -67,9 +68,9 @@ class Team:
         found = [do(job) for job in self._shown(own, what)]
         if self.size == 1:
             return found
-        from accelerate.utils import gather_object
-
-        return list(gather_object(found))
+        parts: list[list[Found]] = [[] for _ in range(self.size)]
+        distributed.all_gather_object(parts, found)
+        return [each for part in parts for each in part]
 
     def _shown(self, jobs: Sequence[Job], what: str) -> Iterator[Job]:
         if not self.is_first or not jobs:

@@ -1,4 +1,4 @@
-"""The race replayed on real runs: it recommends what a full evaluation does, and the table in the documents says what it draws."""
+"""The race replayed on real runs: it recommends what a full evaluation does, and the documents say what it draws."""
 
 from pathlib import Path
 
