@@ -12,7 +12,7 @@ COPY . .
 # An index of your own, or torch for the CPU only, is named in a pip.conf, which does not become part of the image.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     make setup PYTHON=python3.11 \
-    && .venv/bin/pip install --quiet --no-cache-dir --constraint constraints.txt --editable '.[postgres,signing,ssh]' \
+    && .venv/bin/pip install --quiet --no-cache-dir --constraint constraints.txt --editable '.[postgres,s3,signing,ssh]' \
     && .venv/bin/python -c 'import flows.pipeline, flows.promote, flows.retrain, flows.serve, mlflow.server, prefect.server.api.server' \
     && rm -rf build
 
