@@ -57,7 +57,7 @@ def metrics_table(checkpoints: Mapping[str, Mapping[str, Any]], chosen: str) -> 
     lines = [["checkpoint", *_COLUMNS.values()], ["---"] * (1 + len(_COLUMNS))]
     for name, scores in sorted(checkpoints.items(), key=lambda entry: int(entry[1]["step"])):
         if name in shown:
-            lines.append([f"**{name}**" if name == chosen else name, *(_cell(scores[column]) for column in _COLUMNS)])
+            lines.append([f"**{name}**" if name == chosen else name, *(_cell(scores.get(column)) for column in _COLUMNS)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -66,4 +66,6 @@ def _address(artifact: str, run_id: str) -> str:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "not drawn"  # left behind in the race before there was enough to measure it
     return str(Interval(**value)) if isinstance(value, Mapping) else f"{value:.2f}"
