@@ -9,7 +9,7 @@ from benchmarks.racing.__main__ import race_table, replays
 from benchmarks.racing.replay import Replay
 
 ROOT = Path(__file__).parents[2]
-SHARE = 0.45  # of the pictures that a full evaluation draws, over all runs
+SHARE = 0.5  # of the pictures that a full evaluation draws, over all runs
 
 
 @pytest.fixture(scope="module")
