@@ -99,8 +99,12 @@ def forget_others(file: Path, kept: int = 3) -> None:
 
 def _open(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(file, timeout=_PATIENCE)
-    connection.execute("PRAGMA synchronous = OFF")  # what a power failure damages is only a memory
-    connection.execute("CREATE TABLE IF NOT EXISTS looks (digest TEXT PRIMARY KEY, look TEXT, thumbnail BLOB)")
+    try:
+        connection.execute("PRAGMA synchronous = OFF")  # what a power failure damages is only a memory
+        connection.execute("CREATE TABLE IF NOT EXISTS looks (digest TEXT PRIMARY KEY, look TEXT, thumbnail BLOB)")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
