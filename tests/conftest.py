@@ -30,8 +30,9 @@ def finished_clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 
 def pytest_configure() -> None:
-    """Let the processes that tests start hear SIGINT, which whatever a script starts in the background is deaf to."""
+    """Let the processes that tests start hear SIGINT, to which a script's background is deaf, and SIGHUP, to which nohup is."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
