@@ -86,6 +86,7 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "evaluate: {loss_pictures: 0}": "need loss_noises and loss_pictures of at least 1, got 2 and 0",
     "evaluate: {min_diversity_ratio: 2}": "min_diversity_ratio must be in 0..1, got 2.0",
     "evaluate: {max_copied: -1}": "max_copied must be in 0..1, got -1.0",
+    "evaluate: {race_confidence: 1}": "race_confidence must be between 0 and 1, got 1.0",
     "evaluate: {max_loss_gap: 2}": "max_loss_gap must be in 0..1, got 2.0",
     "evaluate: {prompt_weight: .inf}": "prompt_weight must not be negative, and finite, got inf",
     # Unknown
