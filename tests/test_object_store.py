@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 
 from flows.check import Check, check_remote
 from tasks.dvc_command import run_dvc
@@ -180,6 +182,8 @@ def test_a_bucket_without_a_server_before_it_fails_in_one_line_too(
         patch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
         with pytest.raises(TrackingError, match=r"^MLflow store sqlite:[^\n]+SignatureDoesNotMatch[^\n]+$"), explained_failures():
             client.log_artifact(run, str(file))
+    boto3.setup_default_session()  # it keeps the keys that it has read, as does MLflow's client of it
+    _cached_get_s3_client.cache_clear()
     with explained_failures():
         client.log_artifact(run, str(file))
     assert Path(client.download_artifacts(run, "brick.txt", str(tmp_path / "down"))).read_text() == "brick"
