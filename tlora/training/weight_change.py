@@ -11,7 +11,9 @@ from tlora.errors import TrainingError
 from tlora.flux.quantise import plain_weight
 from tlora.inject import Layer, adapter_layers
 
-BELIEVED = (1e-5, 1.0)  # working runs lie between 1e-3 and 0.3 from the first steps on
+# Working runs lie between 1e-3 and 0.6. On the pocket, at step 50: 8-bit AdamW at 1e-3 0.03 to 0.06, Prodigy 0.20 to 0.34 (and
+# 0.30 to 0.59 at step 200).
+BELIEVED = (1e-5, 1.0)
 
 
 def relative_change(transformer: nn.Module) -> dict[str, float]:
