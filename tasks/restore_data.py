@@ -14,7 +14,7 @@ from tasks.registry.names import PARAMS, registered_name_here
 from tasks.registry.trust import objection_to_signature
 from tasks.registry.versions import find_alias
 from tasks.running.cli import read_section
-from tasks.running.git import ask_git
+from tasks.running.git import ask_git, text_at
 from tasks.running.telemetry import telemetry_off
 from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tlora.errors import PictureError, SettingsError, TloraError
@@ -117,7 +117,7 @@ def _require_kept(folder: str, current: str) -> None:
 def _find_commit(digest: str) -> tuple[str, str] | None:
     """Return the last commit whose data.dvc has this digest, and the text of that file; None if there is none."""
     for commit in ask_git("log", "--all", "--format=%H", f"-S{digest}", "--", str(FILE)).split():
-        text = ask_git("show", f"{commit}:./{FILE}")
+        text = text_at(commit, FILE)
         try:
             if text and parse_dvc_file(text)[1].startswith(digest):
                 return commit, text
@@ -156,8 +156,8 @@ def _check_out() -> None:
 
 
 def _concept_hint(commit: str) -> list[str]:
-    then = ask_git("show", f"{commit}:./{CONCEPT}") if commit else ""
-    if not then or (CONCEPT.exists() and CONCEPT.read_text(encoding="utf-8").strip() == then):
+    then = text_at(commit, CONCEPT) if commit else ""
+    if not then or (CONCEPT.exists() and CONCEPT.read_text(encoding="utf-8") == then):
         return []
     return [f"  {CONCEPT} has changed since; to have it as it was: git checkout {commit[:12]} -- {CONCEPT}"]
 

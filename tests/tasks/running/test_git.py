@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.running.git import GitError, ask_git, git
+from tasks.running.git import GitError, ask_git, git, text_at
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +35,11 @@ def test_outside_any_repository_there_is_nothing_to_say(
 ):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert ask_git("rev-parse", "HEAD") == ""
+
+
+def test_a_committed_text_comes_back_with_its_spaces(tmp_path: Path):
+    (tmp_path / "wall.txt").write_bytes(b"\n brick\n\n")
+    git("add", "wall.txt")
+    git("-c", "user.name=ann", "-c", "user.email=ann@localhost", "commit", "--quiet", "--message", "wall")
+    assert text_at("HEAD", Path("wall.txt")).encode() == b"\n brick\n\n"
+    assert text_at("HEAD", Path("floor.txt")) == ""
