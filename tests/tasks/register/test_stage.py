@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from tasks.register.choice import choose_checkpoint
@@ -256,7 +257,8 @@ def test_data_that_nobody_versioned_is_refused(finished_run: FinishedRun) -> Non
 
 def run_stage(root: Path) -> str:
     """Run `register` as DVC does, on the store of the repository itself, and return what it prints."""
-    (root / "params.yaml").write_text(PARAMS)
+    params = yaml.safe_load((REPOSITORY / "params/pocket.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(params | {"model": MODEL}))
     command = [sys.executable, "-m", "tasks.register", *OPTIONS]
     answer = subprocess.run(command, cwd=root, env=own_store(), capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
@@ -272,9 +274,7 @@ OPTIONS = [
     *("--pictures", "artifacts/pictures", "--recommended", "artifacts/recommended"),
     *("--reports", "reports", "--manifest", "artifacts/manifest", "--concept", "concept.yaml"),
 ]
-PARAMS = """
-model: {path: models/tiny-flux, revision: "", dtype: float32, device: cpu, quantisation: none}
-"""
+MODEL = {"path": "models/tiny-flux", "revision": "", "dtype": "float32", "device": "cpu", "quantisation": "none"}
 
 
 @pytest.mark.slow
