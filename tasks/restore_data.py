@@ -10,19 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.dvc_command import local_changes, parse_dvc_file, read_dvc_file, run_dvc
-from tasks.registry.names import PARAMS, registered_name_here
+from tasks.registry.names import registered_name_here
 from tasks.registry.trust import objection_to_signature
 from tasks.registry.versions import find_alias
-from tasks.running.cli import read_section
 from tasks.running.git import ask_git, text_at
 from tasks.running.telemetry import telemetry_off
 from tasks.tracking.store import TrackingError, explained_failures, open_store
 from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.runtime.atomic_file import write_text
-from tlora.runtime.settings import parse_settings
 from tlora.runtime.yaml_text import parse_yaml, render_yaml
 from tlora.trust.keys import TrustError
-from tlora.trust.settings import TrustSettings
+from tlora.trust.settings import trust_here
 
 FILE = Path("data.dvc")
 CONCEPT = Path("concept.yaml")
@@ -76,9 +74,8 @@ def digest_of_version(version: str) -> str:
             found = find_alias(store, name, version)
     if found is None:
         raise TrackingError(f"{name}: no version {version!r} in the MLflow store: give an alias, a number, or --digest")
-    trust = parse_settings(TrustSettings, read_section(PARAMS, "trust"), f"{PARAMS}: trust")
     with explained_failures():
-        untrusted = objection_to_signature(store, found, trust)
+        untrusted = objection_to_signature(store, found, trust_here())
     if untrusted:
         raise TrustError(f"{name}: nothing is restored: {untrusted}")
     if DATA_TAG not in found.tags:

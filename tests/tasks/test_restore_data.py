@@ -82,7 +82,7 @@ def test_data_goes_back_and_forth_by_digest_and_nothing_unkept_is_overwritten(
     version = client.create_model_version("tlora-pocket-flux-brick", "file:///nowhere", tags={"data_dvc": first})
     client.set_registered_model_alias("tlora-pocket-flux-brick", "champion", version.version)
     model = "{path: models/pocket-flux, revision: '', dtype: float32, device: cpu, quantisation: none}"
-    Path("params.yaml").write_text(f"model: {model}\ntrust: {{private_key: '', public_key: ''}}\n")
+    Path("params.yaml").write_text(f"model: {model}\n")
     assert digest_of_version("champion") == digest_of_version("1") == first
     with pytest.raises(TrackingError, match="tlora-pocket-flux-brick: no version 'previous' in the MLflow store"):
         digest_of_version("previous")
