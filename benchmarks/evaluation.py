@@ -29,7 +29,7 @@ from tlora.flux.model import load_scheduler, load_transformer, load_vae
 from tlora.flux.spec import ModelSpec
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.metadata.adapter import BASE, WEIGHTS_FILE, AdapterMetadata
-from tlora.metadata.concept import read_concept
+from tlora.metadata.concept import Concept, read_concept
 from tlora.metadata.config import TLoRAConfig
 from tlora.pictures.tokens import TextSettings
 from tlora.pictures.views import ViewSettings
@@ -61,11 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sample = dataclasses.replace(settings.sample, num_inference_steps=2) if smoke else settings.sample
     settings = dataclasses.replace(settings, seeds=2, sample=sample, racing=RaceSettings(race=False))
     with _working_folder(checkpoints):
-        prompts = read_concept(Path("concept.yaml")).prompts
-        count = len(prompts) * (2 * (1 + checkpoints) + sum(scale != settings.sample.lora_scale for scale in settings.scales))
+        concept = read_concept(Path("concept.yaml"))
+        prompts, strengths = concept.prompts, sum(scale != settings.sample.lora_scale for scale in settings.scales)
+        count = 2 * (len(prompts) + len(concept.other_prompts)) * (1 + checkpoints) + len(prompts) * strengths
         contenders = {
             "the whole stage": lambda: _evaluate(settings),
-            "bare drawing": lambda: _draw(settings, prompts),
+            "bare drawing": lambda: _draw(settings, concept),
         }
         with contextlib.redirect_stdout(io.StringIO()):
             seconds = take_turns(contenders, rounds, warm_up)
@@ -83,14 +84,15 @@ def _evaluate(settings: EvaluateSettings) -> None:
     evaluate(settings, MODEL, **inputs, **MANIFESTS, **CACHES, **OUTPUTS)
 
 
-def _draw(settings: EvaluateSettings, prompts: Sequence[str]) -> None:
+def _draw(settings: EvaluateSettings, concept: Concept) -> None:
     """Draw what the stage draws, batch by batch, and do nothing with it."""
     painter = Painter(load_transformer(MODEL).eval(), load_vae(MODEL), load_scheduler(MODEL))
-    extent, embeddings = settings.extent(len(prompts)), PromptCache(CACHES["prompts"]).read(prompts)
+    texts = [*concept.prompts, *concept.other_prompts]
+    extent, embeddings = settings.extent(concept), PromptCache(CACHES["prompts"]).read(texts)
     with tempfile.TemporaryDirectory() as folder:
         drawer = PictureDrawer(painter, embeddings, settings.sample, settings.batch, KeptPictures(Path(folder), {}))
         columns = [Column(path.name, path, 1.0) for path in sorted(Path("adapters").iterdir())]
-        cells = extent.turns
+        cells = [*extent.turns, extent.other_cells]
         wanted = [(column, part) for column in (Column(BASE, None, 1.0), *columns) for part in cells]
         wanted += [(Column("strength", columns[-1].adapter, scale), extent.first_seed) for scale in settings.scales if scale != 1]
         for column, part in wanted:

@@ -43,7 +43,8 @@ def cache_prompts(
     require_base(model)
     encoder = base_revision(model, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     trained = ["", *(item.caption for item in read_manifest(manifest).items)]
-    evaluated = [*read_concept(concept).prompts, *(item.caption for item in read_manifest(held_out).items)]
+    described = read_concept(concept)
+    evaluated = [*described.prompts, *described.other_prompts, *(item.caption for item in read_manifest(held_out).items)]
     keys = {text: content_key(encoder, str(settings.max_sequence_length), text) for text in [*trained, *evaluated]}
     store = state_folder("cache", "prompts")
     missing = [text for text, key in keys.items() if not (store / item_file(key)).exists()]

@@ -9,7 +9,7 @@ from PIL import Image
 from tasks.evaluate.checkpoints import attempt
 from tasks.evaluate.drawing import Batch, Column, PictureDrawer, Rows
 from tasks.evaluate.kept import Cell, KeptPictures
-from tasks.evaluate.scoring import Encoders, Look, References, Scores, look_at, score_looks, score_textures
+from tasks.evaluate.scoring import Encoders, Look, References, Scores, look_at, score_looks, score_movement, score_textures
 from tasks.evaluate.stopwatch import Stopwatch
 from tasks.evaluate.summary import Losses
 from tasks.evaluate.team import Team
@@ -75,12 +75,20 @@ class Measurer:
             return {}
         return score_looks([[looks.get((prompt, seed)) for seed in seeds] for prompt in range(prompts)], self.references)
 
-    def rows(self, column: str, prompts: int, seeds: Sequence[int]) -> Rows:
-        """Return the pictures of a column."""
+    def moved(self, column: str, base: str, cells: Sequence[Cell]) -> Cells | None:
+        """Return how far cells of a column, all of them drawn, are from the base's; a row for each prompt; None where unseen."""
+        prompts = sorted({prompt for prompt, _ in cells})
+        own, still = (
+            [[self._looks[name][cell] for cell in cells if cell[0] == prompt] for prompt in prompts] for name in (column, base)
+        )
+        return score_movement(own, still)
+
+    def rows(self, column: str, prompts: Sequence[int], seeds: Sequence[int]) -> Rows:
+        """Return the pictures of a column, of the prompts with these numbers."""
         pictures: dict[Cell, Image.Image] = {}
         for batch in self._batches.get(column, []):
             pictures |= dict(zip(batch.cells, self.drawer.draw(batch), strict=True))
-        return [[pictures.get((prompt, seed)) for seed in seeds] for prompt in range(prompts)]
+        return [[pictures.get((prompt, seed)) for seed in seeds] for prompt in prompts]
 
     def textures(self, rows: Rows) -> Scores:
         """Return what the texture of pictures is worth."""

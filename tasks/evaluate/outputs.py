@@ -13,14 +13,30 @@ from tasks.pages.scores import Entries, in_order, interval_of, metric_names
 from tasks.results.album import CHECKPOINTS, SCALES, write_album
 from tlora.evaluation.grid import labelled_grid
 from tlora.evaluation.race import turns
+from tlora.metadata.adapter import BASE
 from tlora.runtime.atomic_file import write_json, write_png
 
-SUMMARY = ("similarity_gain", "prompt_following", "diversity_ratio", "copied")  # of one checkpoint, at a glance
+SUMMARY = (
+    "similarity_gain",
+    "prompt_following",
+    "lost_prompts",
+    "drift",
+    "diversity_ratio",
+    "copied",
+)  # of one checkpoint, at a glance
+LOST = "lost"
+OTHERS_GRID = "others.png"
 Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image | None]]]  # None where nothing was drawn
 
 
 def write_pictures(
-    drawn: Pictures, at_scales: Pictures, prompts: Sequence[str], seeds: Sequence[int], grids: Path, album: Path
+    drawn: Pictures,
+    at_scales: Pictures,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    grids: Path,
+    album: Path,
+    lost: Mapping[str, Sequence[str]],
 ) -> None:
     """Write what was drawn, as labelled grids and one by one.
 
@@ -31,9 +47,23 @@ def write_pictures(
         seeds: The seeds that every prompt was drawn with.
         grids: Output folder of the grids.
         album: Output folder of single pictures.
+        lost: The prompts that each checkpoint has lost.
     """
-    write_grids(grids, drawn, at_scales, prompts)
+    write_grids(grids, drawn, at_scales, prompts, lost)
     write_album(album, {CHECKPOINTS: drawn, SCALES: at_scales}, prompts, seeds)
+
+
+def write_others(grids: Path, others: Pictures, prompts: Sequence[str]) -> None:
+    """Write what was drawn without the trigger word as a grid, a row for the base and each checkpoint; none if nothing was."""
+    if others:
+        columns = [f"{prompt}, seed {i + 1}" for prompt, row in zip(prompts, others[BASE], strict=True) for i in range(len(row))]
+        pictures = [[picture for row in rows for picture in row] for rows in others.values()]
+        write_png(grids / OTHERS_GRID, labelled_grid(list(others), columns, pictures))
+
+
+def lost_of(numbers: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the prompts that each checkpoint has lost."""
+    return {name: list(entry.get("lost", [])) for name, entry in numbers["checkpoints"].items()}
 
 
 def write_numbers(measured: Mapping[str, Measured], numbers: Mapping[str, Any], metrics: Path, report: Path) -> None:
@@ -62,7 +92,9 @@ def summary_table(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Sequence[str]) -> None:
+def write_grids(
+    folder: Path, pictures: Pictures, scales: Pictures, prompts: Sequence[str], lost: Mapping[str, Sequence[str]]
+) -> None:
     """Write `grid.png` (a row for the base and each checkpoint) and one grid of all seeds for each that was drawn at all.
 
     In `grid.png` each prompt has the seed that the race draws first, so that all checkpoints have it. `scales.png` is like it,
@@ -73,13 +105,14 @@ def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Seq
         pictures: By name, for each prompt, a picture per seed.
         scales: Likewise, one checkpoint at several strengths.
         prompts: The prompts.
+        lost: The prompts that each checkpoint has lost; their pictures are marked in `grid.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first_round = sorted(cell for turn in turns(len(prompts), len(next(iter(pictures.values()))[0]))[:2] for cell in turn)[
         : len(prompts)
     ]
     firsts = [[rows[prompt][seed] for prompt, seed in first_round] for rows in pictures.values()]
-    write_png(folder / "grid.png", labelled_grid(list(pictures), prompts, firsts))
+    write_png(folder / "grid.png", labelled_grid(list(pictures), prompts, firsts, _marks(list(pictures), prompts, lost)))
     write_png(folder / "scales.png", labelled_grid(list(scales), prompts, [[row[0] for row in rows] for rows in scales.values()]))
     for name, rows in pictures.items():
         if not any(picture for row in rows for picture in row):
@@ -87,6 +120,10 @@ def write_grids(folder: Path, pictures: Pictures, scales: Pictures, prompts: Seq
         seeds = [f"{name}, seed {i + 1}" for i in range(len(rows[0]))]
         by_seed = [[row[i] for row in rows] for i in range(len(seeds))]
         write_png(folder / f"{name}.png", labelled_grid(seeds, prompts, by_seed))
+
+
+def _marks(rows: Sequence[str], prompts: Sequence[str], lost: Mapping[str, Sequence[str]]) -> dict[tuple[int, int], str]:
+    return {(row, prompts.index(prompt)): LOST for row, name in enumerate(rows) for prompt in lost.get(name, ())}
 
 
 def write_curves(folder: Path, entries: Entries) -> None:

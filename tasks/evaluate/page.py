@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from tasks.pages.charts import Chart, Dot, front_chart
 from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures, inline_thumbnail
@@ -22,7 +24,7 @@ from tlora.metadata.adapter import BASE, AdapterMetadata
 from tlora.pictures.decode import decode_picture
 from tlora.pictures.manifest import PictureItem, read_manifest
 
-_HEADLINE = ("similarity_gain", "prompt_following", "diversity_ratio")
+_HEADLINE = ("similarity_gain", "prompt_following", "worst_prompt", "drift", "diversity_ratio")
 _FRONT = ("prompt_following", "similarity_gain")  # across and up: what an adapter is wanted for, and trades for each other
 _MOST_THUMBNAILS, _THUMBNAIL_SIDE = 36, 160
 
@@ -37,6 +39,7 @@ class EvaluationFiles:
         manifest: Training pictures.
         held_out: Held-out pictures.
         data: Folder of these pictures.
+        others: The grid of prompts without the trigger word; there where they were drawn.
     """
 
     metrics: Path
@@ -44,6 +47,7 @@ class EvaluationFiles:
     manifest: Path
     held_out: Path
     data: Path
+    others: Path | None = None
 
 
 def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
@@ -74,6 +78,7 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
         "count": len(entries) - (BASE in entries),
         "album": album,
         "galleries": _galleries(evaluation, album, strengths),
+        "others": _others(files.others),
         "strengths_of": strengths.get("checkpoint"),
         "strengths": score_table("strength", by_strength),
         "front": _front(ordered, chosen),
@@ -101,6 +106,13 @@ def _galleries(evaluation: Evaluation, album: Album, strengths: Mapping[str, Any
         seeds = album.seeds[: max(drawn) + 1]  # strengths are drawn at the first alone
         galleries.append(Gallery(group, columns, labels, album.prompts, seeds, uris, exact, evaluation.recommended))
     return galleries
+
+
+def _others(grid: Path | None) -> str:
+    if grid is None or not grid.is_file():
+        return ""
+    with Image.open(grid) as picture:
+        return inline_thumbnail(picture, max(picture.size))
 
 
 def _front(entries: Entries, chosen: str | None) -> Chart | None:

@@ -13,7 +13,9 @@ from tasks.evaluate.drawing import Rows
 from tlora.evaluation.embedding_metrics import (
     concept_similarity,
     is_copy,
+    movement,
     nearest_similarity,
+    prompt_contrast,
     prompt_similarity,
     seed_distances,
     table,
@@ -158,8 +160,20 @@ def score_embeddings(seen: Tensor, references: ReferenceEmbeddings, texts: Tenso
         "training_distance": distance,
         "copied": torch.where(distance.isnan(), torch.nan, is_copy(distance).double()),
     }
+    if prompts > 1:
+        own = torch.arange(prompts).repeat_interleave(by_prompt.shape[1])
+        values["prompt_contrast"] = prompt_contrast(seen, texts, own)
     cells = {name: table(value, prompts) for name, value in values.items()}
     return cells | {"diversity": np.array([seed_distances(row).double().numpy() for row in by_prompt])}
+
+
+def score_movement(own: Sequence[Sequence[Look]], base: Sequence[Sequence[Look]]) -> Cells | None:
+    """Return how far pictures of other prompts are from the base's, or None where no evaluator saw them."""
+    embedded = [[[look.clip for look in row if look.clip is not None] for row in rows] for rows in (own, base)]
+    if not embedded[1][0]:
+        return None
+    moved, still = (torch.stack([torch.stack(row) for row in rows]) for rows in embedded)
+    return movement(moved, still).double().numpy()
 
 
 def score_textures(rows: Rows, texture: ReferenceTexture) -> dict[str, Cells]:

@@ -7,7 +7,7 @@ is drawn, measured and written, and the stage then fails with the reason, so tha
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tasks.evaluate.field import Extent, Field
 from tasks.evaluate.identity import fingerprint_fields
 from tasks.evaluate.kept import KeptPictures
 from tasks.evaluate.measurement import CaptionedLatents, Measurer
-from tasks.evaluate.outputs import write_numbers, write_pictures
+from tasks.evaluate.outputs import OTHERS_GRID, lost_of, write_numbers, write_others, write_pictures
 from tasks.evaluate.page import EvaluationFiles, render_evaluation
 from tasks.evaluate.recommended import write_recommended
 from tasks.evaluate.scoring import Encoders, References, measure_references
@@ -36,7 +36,7 @@ from tlora.flux.files import base_revision, require_base
 from tlora.flux.model import image_tokens_of, load_scheduler, load_transformer, load_vae
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import WEIGHTS_FILE, read_metadata
-from tlora.metadata.concept import read_concept
+from tlora.metadata.concept import Concept, read_concept
 from tlora.metadata.digests import digest_of
 from tlora.pictures.decode import decode_picture
 from tlora.pictures.manifest import read_manifest
@@ -100,9 +100,11 @@ class EvaluateSettings:
         """What shapes pictures and losses."""
         return {"sample": dataclasses.asdict(self.sample), "losses": dataclasses.asdict(self.losses), "batch": self.batch}
 
-    def extent(self, prompts: int) -> Extent:
-        """What is drawn of so many prompts, at the most."""
-        return Extent(prompts, self.all_seeds, self.sample.lora_scale, self.scales, self.full_frame_prompts)
+    def extent(self, concept: Concept) -> Extent:
+        """What is drawn of a concept, at the most."""
+        return Extent(
+            concept.prompts, concept.other_prompts, self.all_seeds, self.sample.lora_scale, self.scales, self.full_frame_prompts
+        )
 
 
 def evaluate(
@@ -150,12 +152,13 @@ def evaluate(
     require_base(model)
     with named_section("evaluate"):
         image_tokens_of(model, settings.sample.width, settings.sample.height)
-    team, wanted, watch = Team.join(model), read_concept(concept).prompts, Stopwatch()
+    team, described, watch = Team.join(model), read_concept(concept), Stopwatch()
+    wanted = described.prompts
     checkpoints, failures = find_checkpoints(adapters, model)
     most = settings.losses.loss_pictures
     trained = CaptionedLatents(choose_views(LatentCache(latents), most), PromptCache(captions))
     unseen = CaptionedLatents(choose_views(LatentCache(held_out_latents), most), PromptCache(prompts))
-    embeddings = unseen.captions.read(wanted)
+    embeddings = unseen.captions.read([*wanted, *described.other_prompts])
     caches = [captions, prompts, latents, held_out_latents]
     kept = KeptPictures(state_folder("evaluate"), fingerprint_fields(settings.shaping, model, team.device, embeddings, caches))
     with watch("true pictures"):
@@ -170,20 +173,21 @@ def evaluate(
             painter = Painter(load_transformer(placed).eval(), load_vae(placed), load_scheduler(placed))
         drawer = PictureDrawer(painter, embeddings, settings.sample, settings.batch, kept)
         measurer = Measurer(drawer, encoders, references, trained, unseen, settings.losses, watch, kept, team)
-        field = Field(measurer, checkpoints, settings.extent(len(wanted)), settings.selection, settings.racing)
+        field = Field(measurer, checkpoints, settings.extent(described), settings.selection, settings.racing)
         found = field.run(failures)
     if not team.is_first:
         return
-    setup = {**_setup(settings, wanted, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest}
+    setup = {**_setup(settings, described, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest}
     told = {
         "failures": failures,
         "rule": dataclasses.asdict(settings.selection),
         "setup": setup,
         "material": _material(references),
     }
-    files = EvaluationFiles(report / "evaluate.json", pictures, manifest, held_out, data)
+    files = EvaluationFiles(report / "evaluate.json", pictures, manifest, held_out, data, grids / OTHERS_GRID)
     last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
-    write_pictures(found.drawn, found.at_scales, wanted, settings.all_seeds, grids, pictures)
+    write_pictures(found.drawn, found.at_scales, wanted, settings.all_seeds, grids, pictures, lost_of(found.summary))
+    write_others(grids, found.others, described.other_prompts)
     write_numbers(found.measured, found.summary | told, metrics, report)
     write_recommended(recommended, checkpoints, found.summary)
     write_text(report / "report.html", render_evaluation(files, last))
@@ -201,12 +205,13 @@ def _load_encoders(settings: EvaluateSettings, failures: dict[str, str]) -> Enco
     return Encoders(clip, attempt(failures, "dinov2", lambda: load_dinov2(settings.dinov2, settings.dinov2_revision)))
 
 
-def _setup(settings: EvaluateSettings, prompts: Sequence[str], text_length: int) -> dict[str, Any]:
+def _setup(settings: EvaluateSettings, concept: Concept, text_length: int) -> dict[str, Any]:
     """Return how the pictures were drawn and measured: what must be equal before two evaluations are compared."""
     return {
         "drawing": {**dataclasses.asdict(settings.sample), "max_sequence_length": text_length},
-        "prompts": list(prompts),
-        "prompts_digest": digest_of(list(prompts)),
+        "prompts": list(concept.prompts),
+        "prompts_digest": digest_of(list(concept.prompts)),
+        "other_prompts": list(concept.other_prompts),
         "seeds": list(settings.all_seeds),
         "full_frame_prompts": settings.full_frame_prompts,
         "evaluator": _identify(settings.evaluator, settings.evaluator_revision),

@@ -18,6 +18,8 @@ _COLUMNS = {
     "similarity_held_out": "to held-out",
     "similarity_gain": "similarity gain",
     "prompt_following": "prompt following over base",
+    "lost_prompts": "lost prompts",
+    "drift": "drift of others",
     "diversity_ratio": "diversity against base",
 }
 
@@ -67,5 +69,5 @@ def _address(artifact: str, run_id: str) -> str:
 
 def _cell(value: Any) -> str:
     if value is None:
-        return "not drawn"  # left behind in the race before there was enough to measure it
-    return str(Interval(**value)) if isinstance(value, Mapping) else f"{value:.2f}"
+        return "not drawn"  # or not measured then; left behind in the race before there was enough to measure it
+    return str(Interval(**value)) if isinstance(value, Mapping) else f"{value:g}"

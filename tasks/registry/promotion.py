@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MEASURE = "prefect deployment run measure/champion"
 EVENT = "promotion.event"  # tag of a version: what was decided of it last
+LATER = ("lost_prompts", "drift")  # versions registered before these were measured have none
 NOT_ASKED, DEFAULT = TrustSettings(), PromoteSettings()
 _MEASURED_BY = "evaluation."  # tags that start so must be equal before two versions' scores are compared
 
@@ -253,6 +254,8 @@ def _compare(mine: Mapping[str, float], other: Mapping[str, float], settings: Pr
         passed = metric in mine and _is_valid(metric, mine[metric], least, greater_is_better=True)
         checks.append(Check(metric, mine.get(metric), other.get(metric), f"at least {least:.3f}", passed))
     for metric, limit in settings.limits.items():
+        if metric in LATER and metric not in mine:
+            continue
         passed = metric in mine and _is_valid(metric, mine[metric], limit, greater_is_better=False)
         checks.append(Check(metric, mine.get(metric), other.get(metric), f"at most {limit:.3f}", passed))
     return tuple(checks)

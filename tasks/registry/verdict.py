@@ -21,6 +21,8 @@ class PromoteSettings:
         max_loss_prompt_following: Of mean prompt following over the base.
         max_loss_diversity_ratio: Of diversity across seeds, as a share of the base's.
         max_copied: Largest share of pictures that copy a training picture, whatever the champion's.
+        max_lost_prompts: Most prompts that it has lost, where that was measured.
+        max_drift: How far prompts without the trigger word may have moved, where that was measured.
         licence: `commercial`: no version is promoted that a licence of base, data or adapter does not let be used so.
         approval: Whether a person has to agree.
         approval_minutes: How long that is waited for; then it is a refusal.
@@ -30,12 +32,14 @@ class PromoteSettings:
     max_loss_prompt_following: float = 0.02
     max_loss_diversity_ratio: float = 0.1
     max_copied: float = 0.25
+    max_lost_prompts: int = 0
+    max_drift: float = 0.5
     licence: Literal["any", "commercial"] = "any"
     approval: bool = False
     approval_minutes: float = 1440.0
 
     def __post_init__(self) -> None:
-        for name in ("max_loss_similarity_held_out", "max_loss_prompt_following", "max_loss_diversity_ratio", "max_copied"):
+        for name in (*(f"max_loss_{metric}" for metric in self.margins), *(f"max_{metric}" for metric in self.limits)):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.approval_minutes > 0:
@@ -55,7 +59,7 @@ class PromoteSettings:
     @property
     def limits(self) -> dict[str, float]:
         """What a metric may not exceed, whatever the champion's."""
-        return {"copied": self.max_copied}
+        return {"copied": self.max_copied, "lost_prompts": self.max_lost_prompts, "drift": self.max_drift}
 
 
 @dataclass(frozen=True)

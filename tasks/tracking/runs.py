@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "fingerprint"
 PREVIEW_SERIES = "preview"  # pictures drawn in the middle of training
-DECIDING = ("similarity_gain", "prompt_following", "diversity_ratio")  # scores that decide, before any other
+DECIDING = (
+    "similarity_gain",
+    "prompt_following",
+    "lost_prompts",
+    "drift",
+    "diversity_ratio",
+)  # scores that decide, before any other
 DECIDES, EVALUATED, UNCERTAINTY = "decides", "evaluate", "uncertainty"  # sections of a run's metrics
 _BATCH = 1000  # MLflow's own limit for metrics in one request
 _SMALL_BATCH = 100  # and for parameters and tags

@@ -18,6 +18,7 @@ name: brick
 trigger: matbrk
 held_out: [picture_0.png]
 prompts: [a matbrk wall]
+other_prompts: [a ball made of wood]
 """
 
 

@@ -88,6 +88,8 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "evaluate: {max_copied: -1}": "max_copied must be in 0..1, got -1.0",
     "evaluate: {race_confidence: 1}": "race_confidence must be between 0 and 1, got 1.0",
     "evaluate: {max_loss_gap: 2}": "max_loss_gap must be in 0..1, got 2.0",
+    "evaluate: {max_lost_prompts: -1}": "max_lost_prompts must not be negative, got -1",
+    "evaluate: {max_drift: .inf}": "max_drift must not be negative, and finite, got inf",
     "evaluate: {prompt_weight: .inf}": "prompt_weight must not be negative, and finite, got inf",
     # Unknown
     "train: {optimizer: sgd}": ".optimizer: must be one of adamw, adamw8bit, prodigy, got 'sgd'",

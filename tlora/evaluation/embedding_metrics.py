@@ -6,11 +6,12 @@ against copies.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tlora.evaluation.intervals import Cells
 
+SAME = 1e-5  # of cosines; pictures nearer than that are one to float32
 COPY = 0.5  # of the usual distance; a picture nearer than that to one of the training pictures counts as its copy
 
 
@@ -35,6 +36,27 @@ def prompt_similarity(
     Source: CLIPScore (arXiv:2104.08718), without its rescaling.
     """
     return (pictures * texts).sum(dim=1)
+
+
+def prompt_contrast(
+    pictures: Float[Tensor, "pictures width"], texts: Float[Tensor, "prompts width"], own: Int[Tensor, " pictures"]
+) -> Float[Tensor, " pictures"]:
+    """Return how much nearer each picture is to its own prompt than to the nearest of the others: -2..2, above 0 is its own.
+
+    What all prompts share, the trigger word among it, adds as much to either side and falls out; what tells them apart is left.
+
+    Args:
+        pictures: Unit embeddings.
+        texts: Of all prompts, two at the least.
+        own: The number of each picture's prompt.
+
+    Known failure: prompts that say the same in other words contrast with nothing; read it against the base's.
+    Source: image-to-text retrieval among the prompts, as CLIP (arXiv:2103.00020), section 3.1.4, tells classes apart.
+    """
+    similar = pictures @ texts.T
+    mine = similar.gather(1, own[:, None])[:, 0]
+    others = similar.scatter(1, own[:, None], -torch.inf).max(dim=1).values
+    return mine - others
 
 
 def seed_distances(pictures: Float[Tensor, "pictures width"]) -> Float[Tensor, " pairs"]:
@@ -88,6 +110,25 @@ def is_copy(distance: Float[Tensor, " pictures"]) -> Bool[Tensor, " pictures"]:
     Known failure: a hard limit, drawn by judgement; look at the grid.
     """
     return distance < COPY
+
+
+def movement(
+    own: Float[Tensor, "prompts seeds width"], base: Float[Tensor, "prompts seeds width"]
+) -> Float[Tensor, "prompts seeds"]:
+    """Return how far each picture is from the base's of the same prompt and seed: 0 is unmoved.
+
+    1 is as far as two of the base's own pictures, of whichever prompts and seeds, are from each other on average. Where the base
+    draws one thing, whatever moved has 1.
+
+    Args:
+        own: Unit embeddings of pictures that the adapter should have left alone.
+        base: The base's, two pictures at the least.
+
+    Known failure: sees what the evaluator sees; a change of hue may be less to it than to a person.
+    """
+    distance = 1 - (own * base).sum(dim=-1)
+    usual = seed_distances(base.reshape(-1, base.shape[-1])).mean()
+    return distance / usual if usual > SAME else (distance > SAME).to(distance.dtype)
 
 
 def table(values: Tensor, prompts: int) -> Cells:

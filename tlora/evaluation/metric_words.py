@@ -42,12 +42,31 @@ KNOWN = {  # in the order of a page
         _DIFFERENCE,
         "Similarity to the prompt, less the base's at the same prompt and seed. Below 0, prompts are lost.",
     ),
+    "contrast_change": Metric(
+        "Prompt contrast against the base",
+        _DIFFERENCE,
+        "How much nearer to its own prompt than to the nearest other one, less the base's. Below 0, prompts blur.",
+    ),
+    "worst_prompt": Metric(
+        "Prompt contrast of the worst prompt", _DIFFERENCE, "The same of the one prompt that lost most. The mean hides it."
+    ),
+    "lost_prompts": Metric("Lost prompts", "prompts", "Drawn by the base as asked, and now as another prompt asks. 0 is none."),
+    "drift": Metric(
+        "Drift of other prompts",
+        "share of the base's differences",
+        "How far prompts without the trigger word moved from the base's pictures; 1 is as far as these differ. Less is better.",
+    ),
     "similarity_held_out": Metric(
         "Similarity to held-out pictures", _COSINE, "With pictures never trained on. More is better, up to copying."
     ),
     "dinov2_held_out": Metric("Similarity by DINOv2", _COSINE, "With pictures never trained on. More is better, up to copying."),
     "similarity_train": Metric(
         "Similarity to training pictures", _COSINE, "More is better, as long as the held-out pictures keep up."
+    ),
+    "prompt_contrast": Metric(
+        "Prompt contrast",
+        _DIFFERENCE,
+        "How much nearer to its own prompt than to the nearest other one. Below 0 it shows another.",
     ),
     "diversity": Metric(
         "Diversity across seeds", "1 − cosine", "How much pictures of one prompt differ. At 0 all look the same."

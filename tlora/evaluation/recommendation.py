@@ -1,8 +1,8 @@
 """Which checkpoint: a stated rule over paired differences to the base, that tells a difference from noise.
 
-Whatever copied, collapsed or did not learn is out. Of the rest, those stand on the front that no other beats in both fidelity
-and prompt following. The best of the front by `score` wins, unless an earlier one is as good within the noise: less training
-is safer. Loss does not answer the question: it was seen to be anti-correlated with quality.
+Whatever copied, collapsed, lost a prompt, changed other things or did not learn is out. Of the rest, those stand on the front
+that no other beats in both fidelity and prompt following. The best of the front by `score` wins, unless an earlier one is as good
+within the noise: less training is safer. Loss does not answer the question: it was seen to be anti-correlated with quality.
 """
 
 import math
@@ -25,6 +25,8 @@ class SelectionSettings:
         max_copied: Largest share of pictures that may be copies of training pictures, beyond the base's share.
         max_loss_gap: How much more of the loss may be gone on training pictures than on held-out ones, as a share of it.
         prompt_weight: What lost prompt following weighs against gained fidelity.
+        max_lost_prompts: How many prompts may be lost.
+        max_drift: How far pictures without the trigger word may have moved, 1 as far as the base's differ from each other.
     """
 
     min_diversity_ratio: float = 0.5
@@ -32,6 +34,8 @@ class SelectionSettings:
     max_loss_gap: float = 0.3
     prompt_weight: float = 1.0
     min_gain: float = 0.02
+    max_lost_prompts: int = 0
+    max_drift: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_gain <= 1:
@@ -41,6 +45,10 @@ class SelectionSettings:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
         if not (0 <= self.prompt_weight < math.inf):
             raise ValueError(f"prompt_weight must not be negative, and finite, got {self.prompt_weight}")
+        if self.max_lost_prompts < 0:
+            raise ValueError(f"max_lost_prompts must not be negative, got {self.max_lost_prompts}")
+        if not (0 <= self.max_drift < math.inf):
+            raise ValueError(f"max_drift must not be negative, and finite, got {self.max_drift}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,9 @@ class Candidate:
         copied: Share of pictures that are copies of training pictures.
         copied_by_base: The same share of the base's pictures, which never saw them.
         loss_gap: How much more of the loss is gone on training pictures than on held-out ones; None where it was not measured.
+        lost: The prompts that are lost for certain, whatever else is drawn.
+        worst: The prompt that lost most contrast with the others, and how much it gained on average; None where not measured.
+        drift: How far pictures without the trigger word moved from the base's; None where it was not measured.
     """
 
     step: int
@@ -64,6 +75,9 @@ class Candidate:
     copied: float = 0.0
     copied_by_base: float = 0.0
     loss_gap: Interval | None = None
+    lost: tuple[str, ...] = ()
+    worst: tuple[str, float] | None = None
+    drift: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ class Recommendation:
 
 
 def objections(candidate: Candidate, settings: SelectionSettings) -> list[str]:
-    """Return why a checkpoint is out: nothing gained, collapsed, copying, memorising. Empty where it is eligible."""
+    """Return why a checkpoint is out: nothing gained, or one of the certain objections. Empty where it is eligible."""
     gain, found = bootstrap_interval(candidate.fidelity), []
     if not gain.low > 0:
         found.append(f"not clearly above the base: {gain:+.3f} over the base")
@@ -112,6 +126,12 @@ def certain_objections(candidate: Candidate, settings: SelectionSettings) -> lis
             f"memorising: {candidate.loss_gap.mean:.2f} more of the loss is gone on training pictures than on held-out ones,"
             f" {settings.max_loss_gap:g} allowed"
         )
+    if len(candidate.lost) > settings.max_lost_prompts:
+        named = ", ".join(f"{prompt!r}" for prompt in candidate.lost)
+        found.append(f"lost: drawn as another prompt asks is {named}; {settings.max_lost_prompts} may be")
+    if candidate.drift is not None and candidate.drift.mean > settings.max_drift:
+        moved = f"prompts without the trigger word moved by {candidate.drift:.2f} of how far the base's differ"
+        found.append(f"drifted: {moved}, {settings.max_drift:g} allowed")
     return found
 
 
@@ -196,7 +216,10 @@ def _why(chosen: str, eligible: Mapping[str, Candidate]) -> str:
         fidelity = f"similarity gain {near} ({top}), {gain:+.3f} over the base"
         following = f"prompt following {abs(better):.3f} {'better' if better >= 0 else 'worse'}"
     copying = f"{own.copied:.0%} copies" if own.copied else "no copying"
-    return f"{fidelity}, {following}, {copying}, diversity {own.diversity_ratio:.2f} of the base's"
+    worst = f" (worst in contrast: {own.worst[0]!r}, {own.worst[1]:+.3f})" if own.worst else ""
+    lost = f", lost: {', '.join(map(repr, own.lost))}" if own.lost else ""
+    drift = f", other prompts moved by {own.drift.mean:.2f}" if own.drift else ""
+    return f"{fidelity}, {following}{worst}{lost}, {copying}, diversity {own.diversity_ratio:.2f} of the base's{drift}"
 
 
 def _nothing(candidates: Mapping[str, Candidate], out: Mapping[str, list[str]]) -> str:
@@ -216,4 +239,8 @@ def _advice(candidates: Mapping[str, Candidate], settings: SelectionSettings) ->
         return "it learnt nothing that shows: raise the learning rate, or check that the captions hold the trigger word"
     if last.diversity_ratio < settings.min_diversity_ratio:
         return "it collapsed: train with a lower learning rate or for fewer steps, and keep more checkpoints to choose from"
+    if len(last.lost) > settings.max_lost_prompts:
+        return "it draws what it was shown whatever is asked: train for fewer steps, or name more of what is seen in the captions"
+    if last.drift and last.drift.mean > settings.max_drift:
+        return "it changes other things too: train for fewer steps or at a lower rate, or turn on preservation"
     return "it learnt the pictures by heart: train for fewer steps or with a smaller smallest rank, or add pictures"

@@ -13,7 +13,9 @@ from tlora.errors import SettingsError
 from tlora.runtime.settings import nearest, parse_settings, read_mapping
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_KEYS = ["name", "trigger", "held_out", "prompts"]
+_OPTIONAL = ("held_out", "other_prompts")
+_KEYS = ["name", "trigger", "held_out", "prompts", "other_prompts"]
+OTHER_PROMPTS = ("a red brick wall", "a ball made of brown wood", "a cube made of green marble", "a green grass floor")
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Concept:
         trigger: The word that comes to mean the concept.
         held_out: Names of pictures that are never trained on, or a share of them.
         prompts: What evaluation draws.
+        other_prompts: What the base draws without the trigger word, and an adapter should go on drawing; empty: not looked at.
     """
 
     name: str
     trigger: str
     held_out: tuple[str, ...] | HeldOutShare
     prompts: tuple[str, ...]
+    other_prompts: tuple[str, ...] = OTHER_PROMPTS
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -60,6 +64,13 @@ class Concept:
             raise ValueError("prompts: give at least one, and none of them empty")
         if len(set(self.prompts)) < len(self.prompts):
             raise ValueError("prompts: one of them is given twice")
+        for prompt in self.other_prompts:
+            if not prompt.strip() or prompt in self.prompts:
+                raise ValueError(f"other_prompts: must be prompts, and none of `prompts`, got {prompt!r}")
+            if self.trigger in prompt:
+                raise ValueError(f"other_prompts: {prompt!r} holds the trigger word, so it does not show what the base draws")
+        if len(set(self.other_prompts)) < len(self.other_prompts):
+            raise ValueError("other_prompts: one of them is given twice")
 
 
 def read_concept(path: Path) -> Concept:
@@ -74,7 +85,9 @@ def read_concept(path: Path) -> Concept:
 
 
 def parse_concept(given: Mapping[str, Any], where: str) -> Concept:
-    """Build a concept from a mapping; `held_out` may be missing and is a fifth of the pictures then.
+    """Build a concept from a mapping.
+
+    Without `held_out` it is a fifth of the pictures, without `other_prompts` it is `OTHER_PROMPTS`.
 
     Raises:
         SettingsError: Naming place, key and what is wrong.
@@ -82,9 +95,10 @@ def parse_concept(given: Mapping[str, Any], where: str) -> Concept:
     for key in given:
         if key not in _KEYS:
             raise SettingsError(f"{where}: unknown key {key!r}{nearest(str(key), _KEYS)}")
-    texts = parse_settings(_Texts, {k: v for k, v in given.items() if k != "held_out"}, where)
+    texts = parse_settings(_Texts, {k: v for k, v in given.items() if k not in _OPTIONAL}, where)
     try:
-        return Concept(texts.name, texts.trigger, _held_out(given.get("held_out", {}), where), texts.prompts)
+        others = parse_settings(_Others, {"other_prompts": given.get("other_prompts", OTHER_PROMPTS)}, where).other_prompts
+        return Concept(texts.name, texts.trigger, _held_out(given.get("held_out", {}), where), texts.prompts, others)
     except ValueError as error:
         raise SettingsError(f"{where}: {error}") from error
 
@@ -94,6 +108,11 @@ class _Texts:
     name: str
     trigger: str
     prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Others:
+    other_prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,16 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 PROMPTS = ["a matbrk wall", "a ball made of matbrk", "a cube made of matbrk", "a matbrk floor"]
 OUTPUTS = ("grids", "pictures", "recommended", "report", "metrics")
-LENIENT = {"min_gain": 0.0, "min_diversity_ratio": 0.0, "max_loss_gap": 1.0, "max_copied": 1.0}
+LENIENT = {
+    "min_gain": 0.0,
+    "min_diversity_ratio": 0.0,
+    "max_loss_gap": 1.0,
+    "max_copied": 1.0,
+    "max_lost_prompts": 4,
+    "max_drift": 9.0,
+}
 WHOLE = len(PROMPTS) * 3  # pictures of a checkpoint
+OTHERS = 2  # of a checkpoint without the trigger word: one prompt at two seeds
 LAUNCH = [
     *("-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--module"),
@@ -106,15 +114,17 @@ def test_a_race_draws_fewer_pictures_and_those_bit_by_bit_as_a_full_evaluation(r
     one, other = told(raced), told(full)
     counts = {name: own["pictures"] for name, own in one["race"]["checkpoints"].items()}
     assert counts == {"base": WHOLE, "checkpoint-000002": 2, "checkpoint-000004": 2, "checkpoint-000006": WHOLE}
-    assert (one["race"]["pictures"], one["race"]["of"]) == (2 * WHOLE + 4 + 4, 4 * WHOLE + 4)
-    assert other["race"]["pictures"] == other["race"]["of"] == 4 * WHOLE + 4
+    assert (one["race"]["pictures"], one["race"]["of"]) == (2 * (WHOLE + OTHERS) + 4 + 4, 4 * (WHOLE + OTHERS) + 4)
+    assert other["race"]["pictures"] == other["race"]["of"] == 4 * (WHOLE + OTHERS) + 4
     assert one["recommended"] == other["recommended"] == "checkpoint-000006"
     for name in ("base", "checkpoint-000006"):
         metrics = {**other["checkpoints"][name], "on_front": True}
         assert {**one["checkpoints"][name], "on_front": True} == metrics
     assert one["scales"] == other["scales"]
     pictures = {file: digest for file, digest in outputs(raced).items() if file.endswith(".webp")}
-    assert len(pictures) == one["race"]["pictures"] + len(PROMPTS)  # the base stands among the strengths once more
+    assert len(pictures) == one["race"]["pictures"] - 2 * OTHERS + len(
+        PROMPTS
+    )  # others are in a grid, and the base stands among the strengths once more
     assert pictures.items() <= outputs(full).items()
     page = (raced / "report/report.html").read_text()
     assert page.count('class="blank"') == 2 * (WHOLE - 2)
@@ -147,4 +157,4 @@ def test_two_processes_share_the_pictures_and_write_the_same_files(ready: Path, 
     said, errors = process.communicate()
     assert process.returncode == 0, said + errors
     assert outputs(folder) == outputs(raced)
-    assert said.count("pictures (of 52 that a full evaluation draws)") == 1
+    assert said.count("pictures (of 60 that a full evaluation draws)") == 1

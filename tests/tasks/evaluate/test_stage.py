@@ -21,6 +21,7 @@ from tlora.metadata.adapter import BASE, WEIGHTS_FILE, AdapterMetadata
 from tlora.metadata.config import TLoRAConfig
 
 MODEL = ModelSpec("a-base", dtype="float32")
+PROMPTS = ("a wall", "a ball")
 METADATA = AdapterMetadata(TLoRAConfig(rank=4, min_rank=1), ("to_q",), base="a-base")
 
 
@@ -69,6 +70,7 @@ def test_pictures_are_scored_prompt_by_prompt() -> None:
     assert scores["diversity"].tolist() == [[0], [1]]
     assert scores["training_distance"].tolist() == [[0, 0], [1, 0]]
     assert scores["copied"].tolist() == [[1, 1], [0, 1]]
+    assert scores["prompt_contrast"].tolist() == [[1, 1], [1, -1]]
 
 
 def test_no_prompt_of_the_bare_material_is_no_texture() -> None:
@@ -83,7 +85,7 @@ def measured(step: int, similarity: float, prompt: float, diversity: float, loss
 
 def test_gain_and_prompt_following_are_differences_to_the_base_and_diversity_a_share_of_its() -> None:
     checkpoint = measured(10, 0.6, 0.4, 0.3, loss=0.9)
-    result = summarise({BASE: measured(0, 0.2, 0.5, 0.4), "checkpoint-000010": checkpoint}, SelectionSettings())
+    result = summarise({BASE: measured(0, 0.2, 0.5, 0.4), "checkpoint-000010": checkpoint}, PROMPTS, SelectionSettings())
     entry = result["checkpoints"]["checkpoint-000010"]
     assert entry["similarity_gain"]["mean"] == pytest.approx(0.4)
     assert entry["prompt_following"]["mean"] == pytest.approx(-0.1)
@@ -94,9 +96,38 @@ def test_gain_and_prompt_following_are_differences_to_the_base_and_diversity_a_s
     assert (result["recommended"], result["front"]) == ("checkpoint-000010", ["checkpoint-000010"])
 
 
+def with_contrast(own: Measured, *rows: list[float], moved: float | None = None) -> Measured:
+    drift = None if moved is None else np.full((1, 2), moved)
+    return dataclasses.replace(own, scores={**own.scores, "prompt_contrast": np.array(rows)}, moved=drift)
+
+
+def test_one_that_draws_the_same_wall_for_every_prompt_is_out_and_the_lost_prompt_is_named() -> None:
+    """Its mean similarity to the prompts is the base's: that alone would have let it pass."""
+    base = with_contrast(measured(0, 0.2, 0.5, 0.4), [0.1, 0.1, 0.1], [0.2, 0.2, 0.2], moved=0.0)
+    wall = with_contrast(measured(20, 0.7, 0.5, 0.3), [0.2, 0.2, 0.2], [-0.1, 0.05, -0.1])
+    sound = with_contrast(measured(10, 0.6, 0.5, 0.3), [0.1, 0.1, 0.1], [0.1, -0.1, 0.1], moved=0.25)
+    result = summarise({BASE: base, "sound": sound, "wall": wall}, PROMPTS, SelectionSettings())
+    entry = result["checkpoints"]["wall"]
+    assert (entry["lost_prompts"], entry["lost"]) == (1, ["a ball"])
+    assert entry["worst_prompt"]["prompt"] == "a ball"
+    assert entry["worst_prompt"]["mean"] == pytest.approx(-0.25)
+    assert entry["objections"] == ["lost: drawn as another prompt asks is 'a ball'; 0 may be"]
+    assert result["recommended"] == "sound"
+    assert "(worst in contrast: 'a ball', -0.167)" in result["reason"]
+    assert result["checkpoints"]["sound"]["drift"]["mean"] == 0.25
+    assert summarise({BASE: base, "wall": wall}, PROMPTS, SelectionSettings(max_lost_prompts=1))["recommended"] == "wall"
+    changed = dataclasses.replace(sound, moved=np.full((1, 2), 0.75))
+    told = summarise({BASE: base, "sound": changed}, PROMPTS, SelectionSettings())
+    assert (told["recommended"], told["advice"]) == (
+        None,
+        "it changes other things too: train for fewer steps or at a lower rate, or turn on preservation",
+    )
+    assert "drifted: prompts without the trigger word moved by 0.75" in told["reason"]
+
+
 def test_without_an_evaluator_losses_are_told_and_nothing_is_recommended() -> None:
     blind = {BASE: Measured(0, {}, measured(0, 0, 0, 0).losses), "final": Measured(10, {}, measured(10, 0, 0, 0, 0.5).losses)}
-    result = summarise(blind, SelectionSettings())
+    result = summarise(blind, PROMPTS, SelectionSettings())
     assert result["recommended"] is None
     assert result["checkpoints"]["final"]["objections"] == [NOT_MEASURED]
     assert result["checkpoints"]["final"]["loss_gap"]["mean"] == pytest.approx(0.5)

@@ -88,7 +88,7 @@ def test_everything_is_measured_with_intervals_and_said_where_the_time_went(
         *("loss_gap", "seam_ratio", "spectrum_distance", "period_error", "orientation_error"),
     }
     for entry in found["checkpoints"].values():
-        assert entry.keys() == metrics | {"step", "objections", "on_front"}
+        assert entry.keys() - {"drift"} == metrics | {"step", "objections", "on_front"}
         assert all(entry[name].keys() == {"mean", "low", "high"} for name in metrics)
     assert found["setup"]["prompts"] == ["a matbrk wall"]
     assert found["setup"]["seeds"] == [1000, 1001]
@@ -98,7 +98,13 @@ def test_everything_is_measured_with_intervals_and_said_where_the_time_went(
     with Image.open("grids/scales.png") as scales, Image.open("grids/grid.png") as grid:
         assert scales.height < grid.height  # base and one strength; base and three checkpoints
     assert_recommended(found["recommended"], found["reason"])
-    assert "9 pictures in " in said
+    assert found["checkpoints"]["base"]["drift"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    shown = found["scales"]["checkpoint"]
+    assert found["checkpoints"][shown]["drift"]["mean"] > 0
+    with Image.open("grids/others.png") as others, Image.open("grids/scales.png") as scales:
+        assert others.height == scales.height  # the base and the checkpoint that is shown
+    assert 'alt="Prompts without the trigger word' in Path("report/report.html").read_text()
+    assert "13 pictures (of 17 that a full evaluation draws) in " in said
     assert "% of the pipeline's " in said
 
 

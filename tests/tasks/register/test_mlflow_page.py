@@ -9,12 +9,12 @@ def test_what_a_race_did_not_draw_is_said_in_its_cell():
     checkpoints = {
         "base": whole | {"step": 0},
         "checkpoint-000005": dict.fromkeys(NAMES, SURE) | {"step": 5},
-        "checkpoint-000010": whole | {"step": 10},
+        "checkpoint-000010": whole | {"step": 10, "lost_prompts": 1, "drift": SURE},
     }
     rows = metrics_table(checkpoints, "checkpoint-000010").splitlines()[2:]
     cell = "0.500 (0.250 to 0.750)"
     assert [row.strip("| ").split(" | ") for row in rows] == [
-        ["base", *[cell] * 5],
-        ["checkpoint-000005", *[cell] * 4, "not drawn"],
-        ["**checkpoint-000010**", *[cell] * 5],
+        ["base", *[cell] * 4, *["not drawn"] * 2, cell],
+        ["checkpoint-000005", *[cell] * 4, *["not drawn"] * 3],
+        ["**checkpoint-000010**", *[cell] * 4, "1", cell, cell],
     ]

@@ -34,6 +34,8 @@ def test_a_challenger_within_the_margins_passes_and_every_metric_is_shown(store:
         ("prompt_following", -0.03, "prompt_following is -0.030, at least -0.020 needed"),
         ("diversity_ratio", 0.6, "diversity_ratio is 0.600, at least 0.650 needed"),
         ("copied", 0.26, "copied is 0.260, at most 0.250 needed"),
+        ("lost_prompts", 1, "lost_prompts is 1.000, at most 0.000 needed"),
+        ("drift", 0.6, "drift is 0.600, at most 0.500 needed"),
     ],
 )
 def test_one_metric_beyond_its_margin_refuses(store: Store, metric: str, value: float, objection: str):

@@ -6,7 +6,9 @@ import torch
 from tlora.evaluation.embedding_metrics import (
     concept_similarity,
     is_copy,
+    movement,
     nearest_similarity,
+    prompt_contrast,
     prompt_similarity,
     seed_distances,
     table,
@@ -33,6 +35,24 @@ def test_similarity_to_a_set_is_the_mean_and_to_the_nearest_the_maximum() -> Non
 
 def test_prompts_are_compared_pairwise_not_crosswise() -> None:
     assert prompt_similarity(torch.stack([X, Y]), torch.stack([X, X])).tolist() == [1.0, 0.0]
+
+
+def test_what_all_prompts_share_falls_out_of_contrast() -> None:
+    """Z is the trigger word: as much of it in every prompt, and a picture that shows nothing else contrasts with none."""
+    texts = torch.stack([towards(Z, X, 0.6), towards(Z, Y, 0.6)])
+    pictures = torch.stack([X, X, Z])
+    assert prompt_contrast(pictures, texts, torch.tensor([0, 1, 0])).tolist() == pytest.approx([0.8, -0.8, 0.0])
+    third = torch.stack([*texts, -X])
+    assert prompt_contrast(pictures[:1], third, torch.tensor([0])).tolist() == pytest.approx([0.8])  # the nearest other counts
+
+
+def test_pictures_move_by_the_share_of_how_far_the_base_s_own_differ() -> None:
+    base = torch.stack([X, Y])[:, None]  # at distance 1
+    own = torch.stack([towards(X, Z, 0.75), Y])[:, None]
+    assert movement(own, base).tolist() == [[0.25], [0.0]]
+    same = torch.stack([X, X])[:, None]
+    assert movement(own, same)[0].tolist() == [1.0]
+    assert movement(same, same).tolist() == [[0.0], [0.0]]
 
 
 def test_collapsed_seeds_are_at_no_distance_and_orthogonal_ones_at_one() -> None:

@@ -61,6 +61,15 @@ def test_three_pictures_may_be_enough_and_one_is_not() -> None:
     assert judge(narrow, RULE, RACE).dropped == {}
 
 
+def test_one_that_lost_a_prompt_or_changed_other_things_is_out_however_far_ahead_and_others_are_back() -> None:
+    field = {"good": candidate(50, 0.3, 2), "ahead": candidate(75, 0.6, 5)}
+    assert list(judge(field, RULE, RACE).dropped) == ["good"]
+    for wrong in ({"lost": ("a ball",)}, {"drift": Interval(0.8, 0.7, 0.9)}):
+        out = field | {"ahead": replace(field["ahead"], **wrong)}
+        standing = judge(out, RULE, RACE)
+        assert (list(standing.out), standing.dropped, due(out, RULE, RACE)) == (["ahead"], {}, ["good"])
+
+
 def test_one_that_memorises_is_out_before_anything_is_drawn_of_it() -> None:
     memorising = replace(candidate(100, 0.5, 0), loss_gap=Interval(0.5, 0.4, 0.6))
     field = {"good": candidate(75, 0.3, 0), "bad": memorising}

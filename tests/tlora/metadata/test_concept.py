@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tlora.errors import SettingsError
-from tlora.metadata.concept import Concept, HeldOutShare, read_concept
+from tlora.metadata.concept import OTHER_PROMPTS, Concept, HeldOutShare, read_concept
 
 CONCEPT = "name: brick\ntrigger: matbrk\nprompts: [a matbrk wall]\n"
 
@@ -33,6 +33,10 @@ def test_a_concept_names_what_is_held_out_or_a_share(tmp_path: Path, held_out: s
         (CONCEPT.replace("matbrk\n", "' matbrk'\n"), "trigger: must be a word"),
         (CONCEPT.replace("[a matbrk wall]", "[]"), "prompts: give at least one"),
         (CONCEPT.replace("[a matbrk wall]", "[a, a]"), "given twice"),
+        (CONCEPT + "other_prompts: [a matbrk ball]", "other_prompts: 'a matbrk ball' holds the trigger word"),
+        (CONCEPT + "other_prompts: ['']", "other_prompts: must be prompts"),
+        (CONCEPT + "other_prompts: [a, a]", "other_prompts: one of them is given twice"),
+        (CONCEPT + "other_prompts: 3", "other_prompts: must be a list"),
         ("name: brick\n", "missing key 'trigger'"),
         ("[]", "must be a mapping"),
         ("a: b: c", "not valid YAML"),
@@ -43,6 +47,12 @@ def test_a_wrong_concept_is_refused_in_one_line(tmp_path: Path, text: str, reaso
     with pytest.raises(SettingsError, match=reason) as refused:
         read_concept(tmp_path / "concept.yaml")
     assert "\n" not in str(refused.value)
+
+
+def test_other_prompts_have_defaults_and_may_be_none(tmp_path: Path) -> None:
+    for line, read in (("", OTHER_PROMPTS), ("other_prompts: [a wooden ball]", ("a wooden ball",)), ("other_prompts: []", ())):
+        (tmp_path / "concept.yaml").write_text(CONCEPT + line)
+        assert read_concept(tmp_path / "concept.yaml").other_prompts == read
 
 
 def test_a_missing_concept_says_what_writes_one(tmp_path: Path) -> None:
