@@ -36,8 +36,9 @@ def cache_prompts(
         model: Section `model`.
         manifest: Training pictures and captions.
         held_out: Held-out pictures and captions, encoded with the evaluation prompts.
-        concept: concept.yaml, for the evaluation prompts.
-        captions: Output folder, embeddings for training; the empty caption is among them, for caption dropout.
+        concept: concept.yaml, for the evaluation prompts and the class word.
+        captions: Output folder, embeddings for training; the empty caption is among them, for caption dropout, and every caption
+            without the trigger word, for preservation.
         evaluation: Output folder, embeddings for evaluation.
     """
     require_base(model)
@@ -45,15 +46,18 @@ def cache_prompts(
     trained = ["", *(item.caption for item in read_manifest(manifest).items)]
     described = read_concept(concept)
     evaluated = [*described.prompts, *described.other_prompts, *(item.caption for item in read_manifest(held_out).items)]
-    keys = {text: content_key(encoder, str(settings.max_sequence_length), text) for text in [*trained, *evaluated]}
+    of_class = {text: described.class_caption(text) for text in sorted(set(trained))}
+    everything = [*trained, *evaluated, *of_class.values()]
+    keys = {text: content_key(encoder, str(settings.max_sequence_length), text) for text in everything}
     store = state_folder("cache", "prompts")
     missing = [text for text, key in keys.items() if not (store / item_file(key)).exists()]
     if missing:
         _encode(load_text_encoders(model), missing, settings.max_sequence_length, keys, store)
     print(f"cache_prompts: {len(keys)} distinct captions and prompts, {len(missing)} encoded now", flush=True)
-    for folder, texts in ((captions, trained), (evaluation, evaluated)):
+    own = [{"caption": kept, "file": item_file(keys[kept]), "of": text} for text, kept in of_class.items()]
+    for folder, texts, class_entries in ((captions, trained, own), (evaluation, evaluated, None)):
         entries = [{"caption": text, "file": item_file(keys[text])} for text in sorted(set(texts))]
-        assemble(folder, store, entries, {"max_sequence_length": settings.max_sequence_length})
+        assemble(folder, store, entries, {"max_sequence_length": settings.max_sequence_length}, class_entries)
 
 
 def _encode(encoders: TextEncoders, texts: Sequence[str], length: int, keys: dict[str, str], store: Path) -> None:

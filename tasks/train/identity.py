@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.train.preview import PreviewSettings
-from tlora.flux.cached import INDEX
+from tlora.flux.cached import CLASS_INDEX, INDEX
 from tlora.flux.files import base_revision
 from tlora.flux.noise import MAX_TIMESTEP
 from tlora.flux.spec import ModelSpec
@@ -103,15 +103,19 @@ def fingerprint_fields(
 
 def _asked_for(settings: TrainSettings, model: ModelSpec, inputs: Inputs) -> dict[str, Any]:
     views, captions = _index_digest(inputs.latents), _index_digest(inputs.prompts)
+    if settings.training.preservation.is_on:
+        captions = digest_of([captions, _index_digest(inputs.prompts, CLASS_INDEX)])
     return {"params": shaping_params(settings, model), "views": views, "captions": captions}
 
 
 def shaping_params(settings: TrainSettings, model: ModelSpec) -> dict[str, Any]:
-    """Return the settings that the result is a function of."""
+    """Return the settings that the result is a function of; those of preservation only where it is on."""
     plain = dataclasses.asdict(settings)
+    if not settings.training.preservation.is_on:
+        del plain["training"]["preservation"]
     return {"train": {k: v for k, v in plain.items() if k not in SHAPES_NOTHING}, "model": dataclasses.asdict(model)}
 
 
-def _index_digest(cache: Path) -> str:
+def _index_digest(cache: Path, name: str = INDEX) -> str:
     """Return the digest of what a cache holds, by content key and so by how it was encoded, not of its bytes."""
-    return digest_of((cache / INDEX).read_text(encoding="utf-8"))
+    return digest_of((cache / name).read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from tasks.tracking.runs import PREVIEW_SERIES, training_points
 from tasks.train.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields, shaping_params
 from tasks.train.preview import draw_preview, preview_file
 from tasks.train.provenance import circumstances
-from tlora.errors import OutOfMemoryError
+from tlora.errors import OutOfMemoryError, SettingsError
 from tlora.flux.cached import INDEX, LatentCache, PromptCache
 from tlora.flux.files import require_base
 from tlora.flux.model import outline_transformer
@@ -54,6 +54,9 @@ def train(
     accelerator = make_accelerator(model, settings.training, settings.mixed_precision)
     inputs = Inputs(prompts, latents, concept)
     views, captions = LatentCache(latents), PromptCache(prompts)
+    if settings.training.preservation.is_on:
+        captions.with_class_captions()
+        _require_trigger(captions, views, inputs)
     text_tokens = captions.read(sorted({str(entry["caption"]) for entry in views.entries}))[0].shape[1]  # or one is missing
     metadata = describe_adapter(settings, model, inputs)
     fields = fingerprint_fields(settings, model, inputs, metadata, accelerator.num_processes)
@@ -61,7 +64,7 @@ def train(
         model,
         settings.training,
         metadata,
-        TrainingData(views, views.shapes(), captions.read, text_tokens),
+        TrainingData(views, views.shapes(), captions.read, text_tokens, captions.class_captions),
         accelerator,
         RunFolder(state_folder("train"), fields, settings.keep_states, writes=accelerator.is_main_process, say=_say),
         adapters,
@@ -81,6 +84,19 @@ def train(
                 change = finish(run, training, _say)  # asked to stop by now, it ends as it would have
                 record = {"fingerprint": run.folder.fingerprint, "params": shaping_params(settings, model), **started}
                 _write_records(run, training, change, record)
+
+
+def _require_trigger(captions: PromptCache, views: LatentCache, inputs: Inputs) -> None:
+    """Refuse to preserve what is being taught: without the trigger word in a caption there is nothing else to keep.
+
+    Raises:
+        SettingsError: If no caption holds it.
+    """
+    if all(captions.class_captions.get(str(entry["caption"])) in (None, entry["caption"]) for entry in views.entries):
+        raise SettingsError(
+            f"{inputs.concept}: no caption holds the trigger word, so preserve would keep the pictures from being learnt:"
+            " put it into the captions, or set preserve to 0"
+        )
 
 
 def _write_records(run: Run, training: Training, change: dict[str, float], record: dict[str, Any]) -> None:

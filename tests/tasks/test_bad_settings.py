@@ -41,6 +41,8 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "train: {alpha_rank_scale: 0}": "alpha_rank_scale must be positive and finite, got 0.0",
     "train: {dropout: 1}": "dropout must be in [0, 1), got 1.0",
     "train: {target_modules: []}": "target_modules is empty: name at least one suffix, such as to_q",
+    "train: {preserve: -1}": "preserve must not be negative, and finite, got -1.0",
+    "train: {preserve_share: 0}": "preserve_share must be above 0 and at most 1, got 0.0",
     "train: {logit_mean: .inf}": "logit_mean must be finite, got inf",
     "train: {logit_std: 0}": "logit_std must be positive and finite, got 0.0",
     "train: {learning_rate: 0}": "learning_rate must be positive, got 0.0",

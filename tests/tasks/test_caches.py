@@ -13,8 +13,8 @@ from tasks.cache_prompts.stage import cache_prompts
 from tests.tasks.data_folder import texture
 from tests.tiny_flux import SCALE
 from tlora.data import to_pixels
-from tlora.errors import PictureError, SettingsError
-from tlora.flux.cached import LatentCache, PromptCache
+from tlora.errors import CacheError, PictureError, SettingsError
+from tlora.flux.cached import CLASS_INDEX, INDEX, LatentCache, PromptCache
 from tlora.flux.model import encode_posterior, load_vae
 from tlora.flux.spec import ModelSpec
 from tlora.pictures.decode import decode_picture, picture_digest
@@ -46,8 +46,8 @@ def mask_digest(name: str) -> str:
     return picture_digest(mask.read_bytes()) if mask else ""
 
 
-def encode_prompts(model: ModelSpec, prompts: str = "[a matbrk wall]") -> None:
-    Path("concept.yaml").write_text(f"name: brick\ntrigger: matbrk\nheld_out: [x.png]\nprompts: {prompts}\n")
+def encode_prompts(model: ModelSpec, prompts: str = "[a matbrk wall]", extra: str = "") -> None:
+    Path("concept.yaml").write_text(f"name: brick\ntrigger: matbrk\nheld_out: [x.png]\nprompts: {prompts}\n{extra}")
     write_manifest({"x.png": "held out"}, "held_out.json")
     cache_prompts(
         TextSettings(16),
@@ -73,6 +73,24 @@ def test_adding_a_caption_encodes_one_and_deleting_one_leaves_nothing_stale(
     encode_prompts(model)
     assert "0 encoded now" in capsys.readouterr().out
     assert set(PromptCache(Path("captions")).files) == {"", "a wall"}
+
+
+def test_captions_without_the_trigger_word_are_encoded_beside_the_others_and_change_nothing_of_them(model: ModelSpec) -> None:
+    write_manifest({"a.png": "a matbrk wall", "b.png": "a ball"})
+    encode_prompts(model)
+    before = (Path("captions") / INDEX).read_bytes()
+    concept = Path("concept.yaml").read_text() + "class_word: old brick\n"
+    encode_prompts(model, extra="class_word: old brick\n")
+    assert Path("concept.yaml").read_text() == concept
+    assert (Path("captions") / INDEX).read_bytes() == before
+    cache = PromptCache(Path("captions"))
+    with pytest.raises(CacheError, match="no embedding of 'an old brick wall'"):
+        cache.read(["an old brick wall"])
+    cache.with_class_captions().read(["an old brick wall"])
+    assert cache.class_captions == {"": "", "a ball": "a ball", "a matbrk wall": "an old brick wall"}
+    (Path("captions") / CLASS_INDEX).unlink()
+    with pytest.raises(CacheError, match="not a readable cache index"):
+        cache.with_class_captions()
     assert len(list(Path("captions").glob("*/*.safetensors"))) == 2
 
 

@@ -127,8 +127,9 @@ def movement(
     Known failure: sees what the evaluator sees; a change of hue may be less to it than to a person.
     """
     distance = 1 - (own * base).sum(dim=-1)
+    distance = torch.where(distance > SAME, distance, 0.0)  # what rounding leaves of none
     usual = seed_distances(base.reshape(-1, base.shape[-1])).mean()
-    return distance / usual if usual > SAME else (distance > SAME).to(distance.dtype)
+    return distance / usual if usual > SAME else distance.sign()
 
 
 def table(values: Tensor, prompts: int) -> Cells:

@@ -19,6 +19,7 @@ from tlora.errors import CacheError
 from tlora.runtime.atomic_file import write_json
 
 INDEX = "index.json"
+CLASS_INDEX = "class.json"  # of captions without the trigger word; apart, so that without preservation nothing hangs on it
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,16 @@ def read_item(path: Path) -> dict[str, Tensor]:
         raise CacheError(f"{path}: cached item is missing or damaged", "cache") from error
 
 
-def read_index(folder: Path) -> list[dict[str, object]]:
+def read_index(folder: Path, name: str = INDEX) -> list[dict[str, object]]:
     """Return the entries of a cache's index.
 
     Raises:
         CacheError: If there is none or it cannot be read.
     """
     try:
-        return list(json.loads((folder / INDEX).read_text(encoding="utf-8"))["items"])
+        return list(json.loads((folder / name).read_text(encoding="utf-8"))["items"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{folder / INDEX}: not a readable cache index", "cache") from error
+        raise CacheError(f"{folder / name}: not a readable cache index", "cache") from error
 
 
 class LatentCache(Sequence[LatentItem]):
@@ -109,6 +110,18 @@ class PromptCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = {str(entry["caption"]): str(entry["file"]) for entry in read_index(folder)}
+        self.class_captions: dict[str, str] = {}
+
+    def with_class_captions(self) -> "PromptCache":
+        """Read in, too, what each caption is without the trigger word.
+
+        Raises:
+            CacheError: If that was not encoded.
+        """
+        entries = read_index(self.folder, CLASS_INDEX)
+        self.class_captions = {str(entry["of"]): str(entry["caption"]) for entry in entries}
+        self.files |= {str(entry["caption"]): str(entry["file"]) for entry in entries}
+        return self
 
     def read(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return (batch, length, width) and (batch, pooled) for captions.
@@ -126,7 +139,13 @@ class PromptCache:
         )
 
 
-def assemble(folder: Path, store: Path, entries: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+def assemble(
+    folder: Path,
+    store: Path,
+    entries: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    of_class: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
     """Fill an output folder with the items of its entries and nothing else.
 
     Args:
@@ -134,14 +153,17 @@ def assemble(folder: Path, store: Path, entries: Sequence[Mapping[str, Any]], fa
         store: Where items are kept by content key.
         entries: What the index lists; each names its `file`.
         facts: What holds for all entries.
+        of_class: Entries of an index of their own, of captions without the trigger word.
     """
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    for name in sorted({str(entry["file"]) for entry in entries}):
+    for name in sorted({str(entry["file"]) for entry in [*entries, *(of_class or [])]}):
         (folder / name).parent.mkdir(exist_ok=True)
         _link_or_copy(store / name, folder / name)
     write_json(folder / INDEX, {**facts, "items": [dict(entry) for entry in entries]})
+    if of_class is not None:
+        write_json(folder / CLASS_INDEX, {"items": [dict(entry) for entry in of_class]})
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

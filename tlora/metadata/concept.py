@@ -13,8 +13,8 @@ from tlora.errors import SettingsError
 from tlora.runtime.settings import nearest, parse_settings, read_mapping
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_OPTIONAL = ("held_out", "other_prompts")
-_KEYS = ["name", "trigger", "held_out", "prompts", "other_prompts"]
+_OPTIONAL = ("held_out", "other_prompts", "class_word")
+_KEYS = ["name", "trigger", "class_word", "held_out", "prompts", "other_prompts"]
 OTHER_PROMPTS = ("a red brick wall", "a ball made of brown wood", "a cube made of green marble", "a green grass floor")
 
 
@@ -45,6 +45,8 @@ class Concept:
         held_out: Names of pictures that are never trained on, or a share of them.
         prompts: What evaluation draws.
         other_prompts: What the base draws without the trigger word, and an adapter should go on drawing; empty: not looked at.
+        class_word: What the trigger word is one of, such as `brick`: it takes its place in what preservation keeps. Empty where
+            the captions name it beside the trigger word, which is then left out.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Concept:
     held_out: tuple[str, ...] | HeldOutShare
     prompts: tuple[str, ...]
     other_prompts: tuple[str, ...] = OTHER_PROMPTS
+    class_word: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -64,6 +67,9 @@ class Concept:
             raise ValueError("prompts: give at least one, and none of them empty")
         if len(set(self.prompts)) < len(self.prompts):
             raise ValueError("prompts: one of them is given twice")
+        self._require_other_words()
+
+    def _require_other_words(self) -> None:
         for prompt in self.other_prompts:
             if not prompt.strip() or prompt in self.prompts:
                 raise ValueError(f"other_prompts: must be prompts, and none of `prompts`, got {prompt!r}")
@@ -71,6 +77,26 @@ class Concept:
                 raise ValueError(f"other_prompts: {prompt!r} holds the trigger word, so it does not show what the base draws")
         if len(set(self.other_prompts)) < len(self.other_prompts):
             raise ValueError("other_prompts: one of them is given twice")
+        if self.class_word != " ".join(self.class_word.split()) or self.trigger in self.class_word:
+            raise ValueError(f"class_word: must be words without spaces around them or the trigger, got {self.class_word!r}")
+
+    def class_caption(self, caption: str) -> str:
+        """Return a caption with the class word in the trigger word's place; one that does not hold it is as it was.
+
+        Example:
+            >>> brick = Concept("brick", "matbrk", ("a.png",), ("a matbrk wall",), class_word="old brick")
+            >>> brick.class_caption("a matbrk wall, and matbrks")
+            'an old brick wall, and matbrks'
+        """
+        words = [self.class_word] if self.class_word else []
+        pattern = rf"(?:(?<!\w)(an?)\s+)?(?<!\w){re.escape(self.trigger)}(?!\w)\s*(\w*)"
+
+        def instead(found: re.Match[str]) -> str:
+            said = [*words, *([found[2]] if found[2] else [])]
+            article = [] if not found[1] else ["an" if said and said[0][0] in "aeiou" else "a"]
+            return " ".join([*article, *said])
+
+        return re.sub(pattern, instead, caption).strip()
 
 
 def read_concept(path: Path) -> Concept:
@@ -87,7 +113,7 @@ def read_concept(path: Path) -> Concept:
 def parse_concept(given: Mapping[str, Any], where: str) -> Concept:
     """Build a concept from a mapping.
 
-    Without `held_out` it is a fifth of the pictures, without `other_prompts` it is `OTHER_PROMPTS`.
+    Without `held_out` it is a fifth of the pictures, without `other_prompts` it is `OTHER_PROMPTS`, without `class_word` empty.
 
     Raises:
         SettingsError: Naming place, key and what is wrong.
@@ -98,7 +124,8 @@ def parse_concept(given: Mapping[str, Any], where: str) -> Concept:
     texts = parse_settings(_Texts, {k: v for k, v in given.items() if k not in _OPTIONAL}, where)
     try:
         others = parse_settings(_Others, {"other_prompts": given.get("other_prompts", OTHER_PROMPTS)}, where).other_prompts
-        return Concept(texts.name, texts.trigger, _held_out(given.get("held_out", {}), where), texts.prompts, others)
+        named = parse_settings(_Class, {"class_word": given.get("class_word", "")}, where).class_word
+        return Concept(texts.name, texts.trigger, _held_out(given.get("held_out", {}), where), texts.prompts, others, named)
     except ValueError as error:
         raise SettingsError(f"{where}: {error}") from error
 
@@ -113,6 +140,11 @@ class _Texts:
 @dataclass(frozen=True)
 class _Others:
     other_prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Class:
+    class_word: str
 
 
 @dataclass(frozen=True)

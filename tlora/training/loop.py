@@ -6,7 +6,7 @@ neither resuming, nor accumulation, nor the number of processes changes what a r
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -46,6 +46,7 @@ class StepReport:
         active_rank: Mean active rank over the samples.
         seconds: Wall time.
         mfu: Model FLOPs of this process's samples in that time, as a share of the matmul rate measured on its device.
+        preservation: What was added to the loss for output that is not the base's any more; None where that is off.
     """
 
     step: int
@@ -55,6 +56,7 @@ class StepReport:
     active_rank: float
     seconds: float
     mfu: float
+    preservation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,27 @@ class _Sample:
     caption: str
     picture: str
     loss_mask: Tensor | None
+    class_caption: str | None
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the transformer is asked."""
+
+    noisy: Tensor
+    timestep: Tensor
+    conditioning: Conditioning
+    mask: Tensor | None
+
+    def predict(self, transformer: nn.Module, scale: float = 1.0) -> Tensor:
+        """Ask it, the adapter at this strength."""
+        return predict_velocity(transformer, self.noisy, self.timestep, self.conditioning, self.mask, scale)
+
+    def rows_from(self, first: int) -> "_Inputs":
+        """Return those from a row on."""
+        text = self.conditioning
+        text = Conditioning(text.prompt_embeds[first:], text.pooled_prompt_embeds[first:], text.guidance)
+        return _Inputs(self.noisy[first:], self.timestep[first:], text, None if self.mask is None else self.mask[first:])
 
 
 class Training:
@@ -115,12 +138,17 @@ class Training:
         self._prepared, self.optimizer = accelerator.prepare(transformer, self._optimizer)
         self._average = [p.detach().clone() for p in self.parameters] if settings.loop.ema_decay else []
         self._cost, self._text_tokens = step_cost(transformer), 0
+        self._forward_cost = step_cost(transformer, backward=False)
         computed_in = torch.bfloat16 if accelerator.mixed_precision == "bf16" else transformer.dtype
         self.matmul_rate = matmul_rate(accelerator.device, computed_in)
         self.memory = memory or PeakMemory(accelerator.device)
 
     def steps(
-        self, views: Sequence[LatentItem], shapes: Sequence[tuple[int, int]], read_prompts: ReadPrompts
+        self,
+        views: Sequence[LatentItem],
+        shapes: Sequence[tuple[int, int]],
+        read_prompts: ReadPrompts,
+        class_captions: Mapping[str, str] | None = None,
     ) -> Iterator[StepReport]:
         """Train to the last step, yielding a report after each.
 
@@ -128,13 +156,14 @@ class Training:
             views: Cached views.
             shapes: Height and width of each view's latents.
             read_prompts: Captions to embeddings, (batch, length, width) and (batch, pooled).
+            class_captions: Caption -> the same without the trigger word, for preservation; a caption that is not there, or is the
+                same without it, is not preserved.
 
         Raises:
             TrainingError: If a loss or a gradient is not finite; the adapter is then as after the step before.
             OutOfMemoryError: If memory runs out, with the peak by phase; no batch is ever left out.
         """
-        loop = self.settings.loop
-        per_step = loop.train_batch_size * loop.gradient_accumulation_steps * self.accelerator.num_processes
+        loop, per_step = self.settings.loop, self._per_step
         plan = SamplePlan(shapes, per_step, loop.max_train_steps, loop.seed)
         while self.step < loop.max_train_steps:
             started = time.perf_counter()
@@ -142,13 +171,20 @@ class Training:
             tokens = image_tokens(shapes[indices[0]])
             levels = [self._draw_level(tokens, slot) for slot in range(per_step)]
             ranks = self._active_ranks(levels)
-            samples = [(slot, _draw(views[i], levels[slot])) for slot, i in enumerate(indices) if self._is_mine(slot)]
-            loss, norm = self._optimise(samples, int(ranks.max()), read_prompts)
+            samples = [
+                (slot, self._draw(views[i], levels[slot], slot, class_captions or {}))
+                for slot, i in enumerate(indices)
+                if self._is_mine(slot)
+            ]
+            loss, preservation, norm = self._optimise(samples, int(ranks.max()), read_prompts)
             rate = learning_rate(self.settings.optimizer, self.step, loop.max_train_steps)
             self.step += 1
             seconds = time.perf_counter() - started
-            mfu = self._cost.flops(len(samples), tokens, self._text_tokens) / seconds / self.matmul_rate
-            yield StepReport(self.step, loss, rate, norm, ranks.float().mean().item(), seconds, mfu)
+            extra = sum(sample.class_caption is not None for _, sample in samples)
+            flops = self._cost.flops(len(samples) + extra, tokens, self._text_tokens)
+            flops += self._forward_cost.flops(extra, tokens, self._text_tokens)
+            mfu = flops / seconds / self.matmul_rate
+            yield StepReport(self.step, loss, rate, norm, ranks.float().mean().item(), seconds, mfu, preservation)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return everything that continuing needs, as tensors and strings; copy them before the next step."""
@@ -186,6 +222,12 @@ class Training:
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.copy_(value)
 
+    @property
+    def _per_step(self) -> int:
+        """How many samples a step has, over all micro-steps and processes."""
+        loop = self.settings.loop
+        return loop.train_batch_size * loop.gradient_accumulation_steps * self.accelerator.num_processes
+
     def _is_mine(self, slot: int) -> bool:
         """Spread the samples of a step: slot -> micro-step, then process, then place in the micro-batch."""
         batch = self.settings.loop.train_batch_size
@@ -203,20 +245,22 @@ class Training:
 
     def _optimise(
         self, samples: Sequence[tuple[int, _Sample]], highest_rank: int, read_prompts: ReadPrompts
-    ) -> tuple[float, float]:
-        """Take one optimizer step over all micro-batches; return mean loss and gradient norm."""
+    ) -> tuple[float, float | None, float]:
+        """Take one optimizer step over all micro-batches; return mean loss, what preservation added to it, and gradient norm."""
         loop, optimizer = self.settings.loop, self.settings.optimizer
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(optimizer, self.step, loop.max_train_steps)
-        losses, norm = [], 0.0
+        losses, added, norm = [], [], 0.0
         for first in range(0, len(samples), loop.train_batch_size):
             batch = samples[first : first + loop.train_batch_size]
             with self.accelerator.accumulate(self._prepared):
                 with self.memory.phase("forward"):
-                    loss = self._loss([sample for _, sample in batch], batch[0][0], read_prompts)
+                    loss, preservation = self._losses([sample for _, sample in batch], batch[0][0], read_prompts)
                 losses.append(self._finite(loss, "loss", batch))
+                if preservation is not None:
+                    added.append(self._finite(preservation, "loss of preservation", batch))
                 with self.memory.phase("backward"):
-                    self.accelerator.backward(loss)
+                    self.accelerator.backward(loss if preservation is None else loss + preservation)
                 if self.accelerator.sync_gradients:
                     norm = self._finite(self._clip(), "gradient", batch)
                 with self.memory.phase("optimizer"), self._masked_ranks_kept(highest_rank):
@@ -224,26 +268,45 @@ class Training:
                 self.optimizer.zero_grad()
         if self._average:
             torch._foreach_lerp_(self._average, [p.detach() for p in self.parameters], 1 - loop.ema_decay)
-        return sum(losses) / len(losses), norm
+        total = sum(added) / len(losses) if self.settings.preservation.is_on else None
+        return sum(losses) / len(losses), total, norm
 
-    def _loss(self, batch: Sequence[_Sample], slot: int, read_prompts: ReadPrompts) -> Tensor:
+    def _losses(self, batch: Sequence[_Sample], slot: int, read_prompts: ReadPrompts) -> tuple[Tensor, Tensor | None]:
+        """Return the loss on the pictures, and what is added to it for output that is not the base's; None where nothing is."""
         device = self.accelerator.device
         if self.settings.adapter.dropout:
             torch.manual_seed(sample_generator(self.settings.loop.seed, self.step, slot).initial_seed() % 2**62)
-        latents = torch.stack([s.latents for s in batch]).to(device)
-        noise = torch.stack([s.noise for s in batch]).to(device)
-        sigma = torch.cat([s.sigma for s in batch])
-        embeds, pooled = read_prompts([s.caption for s in batch])
+        kept = [sample for sample in batch if sample.class_caption is not None]
+        samples = [*batch, *kept]  # the latter a second time, under the class word: one forward of all, as several processes need
+        latents = torch.stack([s.latents for s in samples]).to(device)
+        noise = torch.stack([s.noise for s in samples]).to(device)
+        sigma = torch.cat([s.sigma for s in samples])
+        embeds, pooled = read_prompts([*(s.caption for s in batch), *(str(s.class_caption) for s in kept)])
         self._text_tokens = embeds.shape[1]
         mask = mask_at(self.settings.adapter, sigma * MAX_TIMESTEP)
-        prediction = predict_velocity(
-            self._prepared,
+        inputs = _Inputs(
             mix_noise(latents, noise, sigma.to(device)),
             (sigma * MAX_TIMESTEP).to(device),
             Conditioning(embeds.to(device), pooled.to(device), TRAINING_GUIDANCE),
             None if mask is None else mask.to(device),
         )
-        return masked_mse(prediction, velocity_target(latents, noise), [s.loss_mask for s in batch])
+        prediction, count = inputs.predict(self._prepared), len(batch)
+        loss = masked_mse(prediction[:count], velocity_target(latents, noise)[:count], [s.loss_mask for s in batch])
+        if not kept:
+            return loss, None
+        with torch.no_grad():
+            by_base = inputs.rows_from(count).predict(self.transformer, scale=0.0)
+        moved = (prediction[count:] - by_base).square().flatten(1).mean(dim=1).sum() / count
+        return loss, self.settings.preservation.preserve / self.settings.preservation.preserve_share * moved
+
+    def _draw(self, view: LatentItem, level: _Level, slot: int, class_captions: Mapping[str, str]) -> _Sample:
+        """Draw the rest of a sample, from what is left of its random source."""
+        latents = view.mean + view.std * torch.randn(view.mean.shape, generator=level.generator)
+        noise = torch.randn(view.mean.shape, generator=level.generator)
+        caption = "" if level.is_dropped else view.caption
+        other = class_captions.get(caption, caption)
+        is_kept = other != caption and self.settings.preservation.takes(self.step * self._per_step + slot)
+        return _Sample(latents, noise, level.sigma, caption, view.picture, view.loss_mask, other if is_kept else None)
 
     def _clip(self) -> Tensor:
         limit = self.settings.optimizer.max_grad_norm or math.inf
@@ -263,14 +326,6 @@ class Training:
         if not self.settings.loop.freeze_masked_ranks:
             return nullcontext()
         return freeze_ranks(self._optimizer, adapter_layers(self.transformer).values(), highest_rank)
-
-
-def _draw(view: LatentItem, level: _Level) -> _Sample:
-    """Draw the rest of a sample, from what is left of its random source."""
-    latents = view.mean + view.std * torch.randn(view.mean.shape, generator=level.generator)
-    noise = torch.randn(view.mean.shape, generator=level.generator)
-    caption = "" if level.is_dropped else view.caption
-    return _Sample(latents, noise, level.sigma, caption, view.picture, view.loss_mask)
 
 
 def masked_mse(

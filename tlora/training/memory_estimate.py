@@ -117,7 +117,9 @@ def _activation_bytes(shape: FluxShape, settings: TrainingSettings, targets: Seq
     of_double, of_single = (sum(tokens[stream] * kept for stream, kept in block.items()) for block in (double, single))
     blocks = [of_double] * shape.double_blocks + [of_single] * shape.single_blocks
     widths = _most_held(blocks, tokens["all"], settings.loop.recompute_every) + _PASSING * tokens["all"]
-    return widths * shape.width * settings.loop.train_batch_size * _activation_size(load)
+    batch = settings.loop.train_batch_size
+    rows = batch + settings.preservation.most_of(batch)  # those that are preserved are computed a second time
+    return widths * shape.width * rows * _activation_size(load)
 
 
 def _most_held(blocks: Sequence[float], entry: float, recompute_every: int) -> float:

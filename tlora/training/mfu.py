@@ -22,7 +22,7 @@ _PROBE_SIDE = {"cuda": 8192, "cpu": 1024}
 
 @dataclass(frozen=True)
 class StepCost:
-    """FLOPs of a forward and a backward, by what they grow with.
+    """FLOPs of a forward and a backward, or of a forward alone, by what they grow with.
 
     Args:
         image: Of each image token.
@@ -42,19 +42,20 @@ class StepCost:
         return samples * (tokens + self.sample + self.pair * (image_tokens + text_tokens) ** 2)
 
 
-def step_cost(transformer: nn.Module) -> StepCost:
-    """Count what a FLUX transformer multiplies, its adapters included."""
+def step_cost(transformer: nn.Module, *, backward: bool = True) -> StepCost:
+    """Count what a FLUX transformer multiplies: in training its adapters included, without backward those of the base alone."""
     cost = {"image": 0.0, "text": 0.0, "sample": 0.0}
     adapters = adapter_layers(transformer)
     for name, module in transformer.named_modules():
         if name in adapters or not hasattr(module, "in_features"):
             continue
-        flops = 2.0 * int(module.in_features) * int(module.out_features) * _passes(name, module)
+        passes = _passes(name, module) if backward else _is_of_base(module)
+        flops = 2.0 * int(module.in_features) * int(module.out_features) * passes
         for stream in _streams(name):
             cost[stream] += flops
     config: Any = transformer.config
     width = int(config.num_attention_heads * config.attention_head_dim)
-    return StepCost(**cost, pair=12.0 * width * len(list(blocks_of(transformer))))  # 4 in forward, 8 in backward
+    return StepCost(**cost, pair=(12.0 if backward else 4.0) * width * len(list(blocks_of(transformer))))  # 8 in backward
 
 
 def device_name(device: torch.device) -> str:
@@ -83,9 +84,13 @@ def _seconds(square: Tensor) -> float:
     return time.perf_counter() - started
 
 
+def _is_of_base(module: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
 def _passes(name: str, module: nn.Module) -> int:
     """Return how often a Linear's product is taken: forward, to the input, and to its own weight if that learns."""
-    if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+    if not _is_of_base(module):
         return 3
     return 2 if _streams(name) != ["sample"] and (name == "proj_out" or block_linear(name) is not None) else 1
 

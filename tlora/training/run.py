@@ -5,9 +5,9 @@ that what is refused once is refused again after a restart.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -45,12 +45,14 @@ class TrainingData:
         shapes: Height and width of each view's latents.
         read_prompts: Captions to embeddings.
         text_tokens: Length of an embedded caption.
+        class_captions: Caption -> the same without the trigger word, for preservation.
     """
 
     views: Sequence[LatentItem]
     shapes: Sequence[tuple[int, int]]
     read_prompts: ReadPrompts
     text_tokens: int
+    class_captions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def train_to_the_end(run: Run, training: Training, is_stop_asked: Callable[[], b
     """
     last = run.settings.loop.max_train_steps
     with Progress("train", last, training.step) as progress:
-        for report in training.steps(run.data.views, run.data.shapes, run.data.read_prompts):
+        for report in training.steps(run.data.views, run.data.shapes, run.data.read_prompts, run.data.class_captions):
             line = run.folder.record(report)
             progress.advance(f"loss {report.loss:.4f}, mfu {report.mfu:.0%},")
             yield line

@@ -80,6 +80,8 @@ class RunFolder:
             "seconds": round(report.seconds, 4),
             "mfu": round(report.mfu, 4),
         }
+        if report.preservation is not None:
+            line["preservation"] = report.preservation
         if self._writes:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -1,6 +1,7 @@
 """What shapes a training run, gathered from the settings of its parts, and the contradictions between them."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from tlora.flux.noise import NoiseSettings
 from tlora.metadata.config import TLoRAConfig
@@ -57,6 +58,45 @@ class LoopSettings:
         return int(self.gradient_checkpointing)
 
 
+@dataclass(frozen=True)
+class PreserveSettings:
+    """How strongly the base's own output is kept where the trigger word is not asked for.
+
+    Args:
+        preserve: Weight of the difference to the base's output under the caption with the class word, against the loss on the
+            pictures; 0 is off.
+        preserve_share: Share of the samples that it is taken of, evenly spread over all steps; the term is scaled up by as much.
+            Each costs a forward and a backward more, and a forward of the base.
+
+    Source:
+        Loss on what a model without the adapter gives for the class in place of the word: prior preservation, DreamBooth
+        (arXiv:2208.12242), section 3.2, with the base's output in the place of drawn pictures; as "differential output
+        preservation" in ostris/ai-toolkit (`diff_output_preservation`).
+    """
+
+    preserve: float = 0.0
+    preserve_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.preserve < math.inf:
+            raise ValueError(f"preserve must not be negative, and finite, got {self.preserve}")
+        if not 0 < self.preserve_share <= 1:
+            raise ValueError(f"preserve_share must be above 0 and at most 1, got {self.preserve_share}")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is kept so."""
+        return self.preserve > 0
+
+    def takes(self, sample: int) -> bool:
+        """Whether a sample, numbered over all steps of the run, is among those that it is taken of."""
+        return self.is_on and int((sample + 1) * self.preserve_share) > int(sample * self.preserve_share)
+
+    def most_of(self, batch: int) -> int:
+        """Return how many samples of a batch it is taken of at the most."""
+        return math.ceil(batch * self.preserve_share) if self.is_on else 0
+
+
 def require_checkpointing(every: int, steps: int) -> None:
     """Refuse steps between checkpoints that leave none to choose from.
 
@@ -78,6 +118,7 @@ class TrainingSettings:
     noise: NoiseSettings
     optimizer: OptimizerSettings
     loop: LoopSettings
+    preservation: PreserveSettings = field(default_factory=PreserveSettings)
 
     def __post_init__(self) -> None:
         if self.loop.freeze_masked_ranks and self.optimizer.optimizer == "adamw8bit":

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.train.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields
-from tlora.flux.cached import INDEX
+from tasks.train.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields, shaping_params
+from tlora.flux.cached import CLASS_INDEX, INDEX
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.digests import params_digest
 from tlora.runtime.settings import parse_settings
@@ -23,6 +23,23 @@ def inputs(tmp_path: Path) -> Inputs:
     (tmp_path / "base").mkdir()
     (tmp_path / "concept.yaml").write_text("name: brick\ntrigger: matbrk\nheld_out: [b.png]\nprompts: [a matbrk wall]\n")
     return Inputs(tmp_path / "prompts", tmp_path / "latents", tmp_path / "concept.yaml")
+
+
+def test_without_preservation_nothing_hangs_on_it_and_with_it_on_what_is_preserved(inputs: Inputs) -> None:
+    given, model = yaml.safe_load(PARAMS.read_text())["train"], ModelSpec(str(inputs.latents.parent / "base"))
+
+    def digest(**changes: float) -> str:
+        return describe_adapter(parse_settings(TrainSettings, given | changes, "train"), model, inputs).params_digest
+
+    off = digest(preserve=0.0, preserve_share=0.25)
+    assert "preserve" not in json.dumps(shaping_params(parse_settings(TrainSettings, given | {"preserve": 0.0}, "train"), model))
+    assert digest(preserve=0.0, preserve_share=0.5) == off
+    found = {off}
+    for of_class in ("a brick wall", "a stone wall"):
+        (inputs.prompts / CLASS_INDEX).write_text(json.dumps({"items": [{"caption": of_class, "of": "a matbrk wall"}]}))
+        assert digest(preserve=0.0) == off
+        found |= {digest(preserve=1.0), digest(preserve=2.0)}
+    assert len(found) == 5
 
 
 def test_a_runs_state_and_its_adapters_say_by_one_digest_what_was_asked_for(inputs: Inputs) -> None:

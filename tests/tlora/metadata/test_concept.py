@@ -34,6 +34,8 @@ def test_a_concept_names_what_is_held_out_or_a_share(tmp_path: Path, held_out: s
         (CONCEPT.replace("[a matbrk wall]", "[]"), "prompts: give at least one"),
         (CONCEPT.replace("[a matbrk wall]", "[a, a]"), "given twice"),
         (CONCEPT + "other_prompts: [a matbrk ball]", "other_prompts: 'a matbrk ball' holds the trigger word"),
+        (CONCEPT + "class_word: a matbrk", "class_word: must be words without spaces around them or the trigger"),
+        (CONCEPT + "class_word: [a]", "class_word: must be text"),
         (CONCEPT + "other_prompts: ['']", "other_prompts: must be prompts"),
         (CONCEPT + "other_prompts: [a, a]", "other_prompts: one of them is given twice"),
         (CONCEPT + "other_prompts: 3", "other_prompts: must be a list"),
@@ -53,6 +55,25 @@ def test_other_prompts_have_defaults_and_may_be_none(tmp_path: Path) -> None:
     for line, read in (("", OTHER_PROMPTS), ("other_prompts: [a wooden ball]", ("a wooden ball",)), ("other_prompts: []", ())):
         (tmp_path / "concept.yaml").write_text(CONCEPT + line)
         assert read_concept(tmp_path / "concept.yaml").other_prompts == read
+
+
+@pytest.mark.parametrize(
+    ("class_word", "caption", "kept"),
+    [
+        ("brick", "a matbrk wall", "a brick wall"),
+        ("", "a matbrk brick wall", "a brick wall"),
+        ("", "a matbrk old wall", "an old wall"),
+        ("asphalt", "a photo of a matbrk floor", "a photo of an asphalt floor"),
+        ("brick", "a wall of matbrk", "a wall of brick"),
+        ("", "matbrk", ""),
+        ("brick", "a wall of matbrks", "a wall of matbrks"),
+        ("brick", "matbrk, seen from matbrk", "brick, seen from brick"),
+        ("brick", "", ""),
+    ],
+)
+def test_the_class_word_takes_the_place_of_the_trigger_word(class_word: str, caption: str, kept: str) -> None:
+    concept = Concept("brick", "matbrk", HeldOutShare(), ("a matbrk wall",), class_word=class_word)
+    assert concept.class_caption(caption) == kept
 
 
 def test_a_missing_concept_says_what_writes_one(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def run(training: Training, items: Sequence[LatentItem] | None = None, until: in
     """Train to a step; return the losses."""
     items = items or views()
     losses = []
-    for report in training.steps(items, [tuple(i.mean.shape[-2:]) for i in items], read_prompts):
+    of_class = {item.caption: item.caption.replace("caption", "class") for item in items}
+    for report in training.steps(items, [tuple(i.mean.shape[-2:]) for i in items], read_prompts, of_class):
         losses.append(report.loss)
         if report.step == until:
             break
