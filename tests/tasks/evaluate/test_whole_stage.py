@@ -100,7 +100,7 @@ def test_everything_is_measured_with_intervals_and_said_where_the_time_went(
     assert_recommended(found["recommended"], found["reason"])
     assert found["checkpoints"]["base"]["drift"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     shown = found["scales"]["checkpoint"]
-    assert found["checkpoints"][shown]["drift"]["mean"] > 0
+    assert [name for name, entry in found["checkpoints"].items() if "drift" in entry] == ["base", shown]
     with Image.open("grids/others.png") as others, Image.open("grids/scales.png") as scales:
         assert others.height == scales.height  # the base and the checkpoint that is shown
     assert 'alt="Prompts without the trigger word' in Path("report/report.html").read_text()
