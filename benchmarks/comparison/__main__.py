@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.comparison.arms import ARMS
+from benchmarks.comparison.arms import ARMS, preservation_of
 from benchmarks.comparison.concepts import Concept, all_concepts
 from benchmarks.comparison.matched import Curve, common_fidelity
 from benchmarks.comparison.measures import Measures
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _fingerprint(extent: Extent) -> str:
-    arms = {name: [type(cfg).__name__, dataclasses.asdict(cfg)] for name, cfg in ARMS.items()}
+    arms = {name: [type(cfg).__name__, dataclasses.asdict(cfg), preservation_of(name).preserve] for name, cfg in ARMS.items()}
     setting = [BASE.path, base_revision(BASE), arms, TARGETS, LEARNING_RATE, BATCH, SEEDS_PER_PROMPT, extent.steps]
     return digest_of(setting)[:16]
 

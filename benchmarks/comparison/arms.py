@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tlora.metadata.config import TLoRAConfig
 from tlora.schedule import RankSchedule
+from tlora.training.settings import PreserveSettings
 
 RANK = 16
 
@@ -40,3 +41,10 @@ ARMS: dict[str, TLoRAConfig] = {
     "LoRA of equal mean rank": _plain(RANK // 2),  # 8, the mean of r(t) for R_min 1 and uniform t
     "reversed mask, R_min 1": ReversedConfig(rank=RANK, alpha=RANK, min_rank=1),
 }
+PRESERVED = {f"{name}, preserved": name for name in ("LoRA", "T-LoRA, R_min R/2")}  # the same, but for preservation
+ARMS |= {arm: ARMS[name] for arm, name in PRESERVED.items()}
+
+
+def preservation_of(arm: str) -> PreserveSettings:
+    """Return how a method preserves the base's output: at the shipped share and a weight of 1, or not at all."""
+    return PreserveSettings(preserve=1.0 if arm in PRESERVED else 0.0)

@@ -13,7 +13,7 @@ from pocket.pictures import to_tensor
 from pocket.textures import MATERIALS
 from tlora.evaluation.evaluator import Evaluator, embed_pictures
 
-CAPTION = "a matbrk wall"
+CAPTION, CLASS_CAPTION = "a matbrk wall", "a wall"  # the latter without the trigger word: its materials have no other name
 NOVEL = {  # composition -> prompt; the trained composition is not among them
     "ball": "a ball made of matbrk",
     "cube": "a cube made of matbrk",

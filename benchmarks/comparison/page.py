@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from benchmarks.comparison.arms import ARMS
+from benchmarks.comparison.arms import ARMS, PRESERVED
 from benchmarks.comparison.matched import Curve, Difference, at_fidelity, common_fidelity, paired_difference
 from benchmarks.comparison.measures import NOVEL
 from benchmarks.measure import machine
@@ -13,6 +13,7 @@ from tlora.evaluation.grid import labelled_grid
 
 SHARES = (0.8, 0.5)  # of the fidelity that every method reaches; the first is the one that counts
 MEASURES = {"following": "prompt following", "copying": "copying", "survival": "other materials kept"}
+WORTH = 0.05  # least rise of other materials kept that preservation is worth its price for
 PRIMARY = ("T-LoRA, R_min 1", "LoRA", "following")
 
 Curves = Mapping[str, Mapping[str, Curve]]  # concept -> method -> curve, averaged over seeds
@@ -30,6 +31,7 @@ def comparison_page(curves: Curves, steps: Sequence[int], seeds: int, sheets: Ma
     levels = {share: {c: common_fidelity(arms, share) for c, arms in curves.items()} for share in SHARES}
     used = [c for c, level in levels[SHARES[0]].items() if level is not None]
     parts = [_opening(curves, used, steps, seeds), f"**{_verdict(curves, levels[SHARES[0]], used)}**"]
+    parts += [preserved_line(curves, levels[SHARES[0]], used, steps, arm) for arm in PRESERVED if used]
     for share in SHARES if used else ():
         parts += [f"## At {share:.0%} of the fidelity that every method reaches", _matched_table(curves, levels[share], used)]
     parts += ["## Along the curve, at equal steps", "Means over concepts; fidelity is what the methods differ in here."]
@@ -40,6 +42,36 @@ def comparison_page(curves: Curves, steps: Sequence[int], seeds: int, sheets: Ma
         *(f"### {concept}\n\n![{concept}]({path})" for concept, path in sheets.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def preserved_line(
+    curves: Curves, levels: Mapping[str, float | None], used: Sequence[str], steps: Sequence[int], arm: str
+) -> str:
+    """Return what preservation keeps, and what it costs, against the same method without it, at equal fidelity.
+
+    Named before it was run: it pays if other materials kept rise by at least `WORTH` with an interval clear of 0, and prompt
+    following is not clearly lower.
+    """
+    plain = PRESERVED[arm]
+    kept, following = (_differences(curves, levels, used, arm, measure, plain) for measure in ("survival", "following"))
+    slower = [
+        at_fidelity(stepped(curves[c][arm], steps), "step", level) / at_fidelity(stepped(curves[c][plain], steps), "step", level)
+        for c in used
+        if (level := levels[c]) is not None
+    ]
+    pays = kept.mean >= WORTH and kept.low > 0 and not following.high < 0
+    worth = f"other materials kept at least {WORTH:+.2f}, clear of 0, prompt following not lower"
+    told = [
+        f"{name} {found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        for name, found in (("kept", kept), ("following", following))
+    ]
+    says = f"**Preservation {'pays' if pays else 'does not pay'} with {plain}**, by what was named in advance ({worth})"
+    return f"{says}: {', '.join(told)}, {np.mean(slower):.2f} times the steps."
+
+
+def stepped(curve: Curve, steps: Sequence[int]) -> Curve:
+    """Return a curve with its steps as a measure of their own."""
+    return {**curve, "step": [float(step) for step in steps]}
 
 
 def matched_step(curve: Curve, steps: Sequence[int], fidelity: float) -> int:
@@ -77,12 +109,14 @@ def _opening(curves: Curves, used: Sequence[str], steps: Sequence[int], seeds: i
     return "\n\n".join(("# LoRA against T-LoRA, on one picture", f"`make compare`: {machine()}.", "\n".join(sentences)))
 
 
-def _differences(curves: Curves, levels: Mapping[str, float | None], used: Sequence[str], arm: str, measure: str) -> Difference:
+def _differences(
+    curves: Curves, levels: Mapping[str, float | None], used: Sequence[str], arm: str, measure: str, against: str = "LoRA"
+) -> Difference:
     values = {
         name: [at_fidelity(curves[c][name], measure, level) for c in used if (level := levels[c]) is not None]
-        for name in (arm, PRIMARY[1])
+        for name in (arm, against)
     }
-    return paired_difference(values[arm], values[PRIMARY[1]])
+    return paired_difference(values[arm], values[against])
 
 
 def _verdict(curves: Curves, levels: Mapping[str, float | None], used: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from benchmarks.comparison.arms import ARMS
 from benchmarks.comparison.concepts import all_concepts
 from benchmarks.comparison.measures import Yardstick, measure
 from benchmarks.comparison.page import strip_of
@@ -64,7 +63,7 @@ def _do(steps: tuple[int, ...], folder: Path, run: Run) -> Run:
     novel, others = _drawn_by_base(run.seed)
     strip_of(novel).save(folder / f"base-{run.seed}.png")
     lines = {0: measure(novel, others, yardstick, bench.judge, bench.evaluator)}
-    for step in learn(bench, concept, ARMS[run.arm], run.seed, steps):
+    for step in learn(bench, concept, run.arm, run.seed, steps):
         novel, others = bench.draw(run.seed)
         lines[step] = measure(novel, others, yardstick, bench.judge, bench.evaluator)
         strip_of(novel).save(run.strip(folder, step))

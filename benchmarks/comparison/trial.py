@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.comparison.arms import ARMS, preservation_of
 from benchmarks.comparison.concepts import Concept
-from benchmarks.comparison.measures import CAPTION, NOVEL, OTHERS
+from benchmarks.comparison.measures import CAPTION, CLASS_CAPTION, NOVEL, OTHERS
 from pocket.judge import Judge
 from pocket.pictures import to_tensor
 from tlora.evaluation.evaluator import Evaluator, load_evaluator
@@ -19,7 +20,6 @@ from tlora.flux.model import encode_posterior, load_scheduler, load_transformer,
 from tlora.flux.noise import NoiseSettings
 from tlora.flux.spec import ModelSpec
 from tlora.inject import eject_tlora_from_transformer, inject_tlora_into_transformer
-from tlora.metadata.config import TLoRAConfig
 from tlora.sampling import Painter, SampleSettings, draw_pictures
 from tlora.text import encode_captions, load_text_encoders
 from tlora.training.loop import Training
@@ -45,7 +45,7 @@ class Bench:
     @staticmethod
     def load() -> "Bench":
         """Load the shipped models and encode every prompt once."""
-        prompts = [CAPTION, *NOVEL.values(), *OTHERS.values()]
+        prompts = [CAPTION, CLASS_CAPTION, *NOVEL.values(), *OTHERS.values()]
         encoded = dict(encode_captions(load_text_encoders(BASE), prompts, max_sequence_length=77))
         return Bench(
             Painter(load_transformer(BASE), load_vae(BASE), load_scheduler(BASE)),
@@ -73,10 +73,11 @@ class Bench:
         return rows, dict(zip(OTHERS, drawn[len(NOVEL) * SEEDS_PER_PROMPT :], strict=True))
 
 
-def learn(bench: Bench, concept: Concept, adapter: TLoRAConfig, seed: int, steps: tuple[int, ...]) -> Iterator[int]:
+def learn(bench: Bench, concept: Concept, arm: str, seed: int, steps: tuple[int, ...]) -> Iterator[int]:
     """Train on the concept's one picture, yielding at each of the steps; the adapter is in place until the next one."""
     mean, std = encode_posterior(bench.painter.vae, to_tensor(concept.picture("wall", 0)[None]))
     view = LatentItem(concept.name, CAPTION, mean[0], std[0])
+    adapter = ARMS[arm]
     inject_tlora_into_transformer(bench.painter.transformer, TARGETS, adapter, seed=seed)
     try:
         settings = TrainingSettings(
@@ -84,9 +85,11 @@ def learn(bench: Bench, concept: Concept, adapter: TLoRAConfig, seed: int, steps
             NoiseSettings(),
             OptimizerSettings(LEARNING_RATE, lr_warmup_steps=10),
             LoopSettings(steps[-1], seed=seed, train_batch_size=BATCH, gradient_checkpointing=False),
+            preservation_of(arm),
         )
         training = Training(bench.painter.transformer, settings, Accelerator(cpu=True))
-        for report in training.steps([view], [(mean.shape[-2], mean.shape[-1])], lambda captions: bench.read(list(captions))):
+        shapes, of_class = [(mean.shape[-2], mean.shape[-1])], {CAPTION: CLASS_CAPTION}
+        for report in training.steps([view], shapes, lambda captions: bench.read(list(captions)), of_class):
             if report.step in steps:
                 yield report.step
     finally:

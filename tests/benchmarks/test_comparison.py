@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.comparison.arms import ARMS
+from benchmarks.comparison.arms import ARMS, PRESERVED, preservation_of
 from benchmarks.comparison.concepts import all_concepts
 from benchmarks.comparison.matched import at_fidelity, common_fidelity, paired_difference
-from benchmarks.comparison.page import matched_step
+from benchmarks.comparison.page import matched_step, preserved_line
 
 SLOW = {"fidelity": [0.5, 0.6, 0.7, 0.8], "following": [1.0, 0.9, 0.8, 0.7]}
 FAST = {"fidelity": [0.5, 0.9, 0.9, 0.9], "following": [1.0, 0.2, 0.1, 0.0]}
@@ -44,6 +44,27 @@ def test_the_reversed_arm_mirrors_the_schedule_and_equal_mean_rank_is_its_mean()
     tlora, mirrored = (ARMS[name].schedule() for name in ("T-LoRA, R_min 1", "reversed mask, R_min 1"))
     assert mirrored.active_rank(timesteps).tolist() == tlora.active_rank(1000 - timesteps).tolist()
     assert round(float(tlora.active_rank(timesteps).float().mean())) == ARMS["LoRA of equal mean rank"].rank
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"), [(0.9, "**Preservation pays with LoRA**"), (0.83, "**Preservation does not pay with LoRA**")]
+)
+def test_preservation_is_held_against_the_same_method_without_it_where_both_show_the_concept_equally_well(kept: float, says: str):
+    def curves(survival: float, fidelity: list[float]) -> dict[str, list[float]]:
+        return {"fidelity": fidelity, "following": [1.0, 1.0, 1.0], "survival": [0.95, survival, survival]}
+
+    both = {"LoRA": curves(0.8, [0.5, 0.9, 0.9]), "LoRA, preserved": curves(kept, [0.5, 0.7, 0.9])}
+    everything = {"a": both, "b": both}
+    line = preserved_line(everything, {"a": 0.9, "b": 0.9}, ["a", "b"], (0, 10, 20), "LoRA, preserved")
+    assert line.startswith(says)
+    assert f"kept {kept - 0.8:+.3f}" in line
+    assert "2.00 times the steps" in line
+
+
+def test_preserved_arms_differ_from_their_own_in_nothing_else():
+    for arm, plain in PRESERVED.items():
+        assert ARMS[arm] is ARMS[plain]
+        assert (preservation_of(arm).is_on, preservation_of(plain).is_on) == (True, False)
 
 
 def test_eight_concepts_have_true_pictures_in_every_composition_and_no_two_are_alike():
