@@ -111,12 +111,13 @@ audit: setup ## what is known against the installed packages, where an advisory 
 	@python -c 'import pip_audit' 2>/dev/null || $(INSTALL) '.[sbom]'
 	python -m tasks.audit
 
+test: export OMP_NUM_THREADS := 1# each of its processes has a core
 test: .venv/.installed-dev ## format, lint, types, import rules, unit tests with doctests, the slow tests
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
-	pytest
+	pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 # The build makes and frees millions of small tensors: with glibc's own thresholds a VAE step took a tenth longer here.
 pocket: export MALLOC_MMAP_THRESHOLD_ := 4294967296

@@ -9,6 +9,8 @@ import pytest
 from tests.browser import Browser, open_browser
 from tests.clone import STAGES, Clone, new_clone, ran
 
+SHARED = ("served", "finished_clone")  # fixtures of several files that take minutes to make
+
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
@@ -35,8 +37,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that hands groups to processes
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, rather than skip, what needs a GPU where there is none."""
+    """Put first and together what shares something dear; deselect, rather than skip, what needs a GPU where there is none."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: _group(item) not in SHARED)  # one that begins last would keep the other processes waiting
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu or _has_gpu():
         return
@@ -51,6 +57,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if os.environ.get("TLORA_NO_SKIP") and skipped and exitstatus == pytest.ExitCode.OK:
         reporter.write_line(f"\nTLORA_NO_SKIP: {skipped} skipped, none allowed", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _group(item: pytest.Item) -> str:
+    """Return what else runs in the same process, in the same order: the tests that share servers or a clone, or else a file's."""
+    return next((name for name in SHARED if name in getattr(item, "fixturenames", ())), item.nodeid.partition("::")[0])
 
 
 def _has_gpu() -> bool:
