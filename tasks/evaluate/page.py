@@ -25,7 +25,11 @@ from tlora.pictures.decode import decode_picture
 from tlora.pictures.manifest import PictureItem, read_manifest
 
 _HEADLINE = ("similarity_gain", "prompt_following", "worst_prompt", "drift", "diversity_ratio")
-_FRONT = ("prompt_following", "similarity_gain")  # across and up: what an adapter is wanted for, and trades for each other
+_FRONT = ("contrast_change", "similarity_gain")  # across and up: what an adapter is wanted for, and trades for each other
+_ONE_PROMPT = (
+    "prompt_following",
+    "similarity_gain",
+)  # which contrasts with none; so had evaluations before contrast was measured
 _MOST_THUMBNAILS, _THUMBNAIL_SIDE = 36, 160
 
 
@@ -117,12 +121,12 @@ def _others(grid: Path | None) -> str:
 
 def _front(entries: Entries, chosen: str | None) -> Chart | None:
     """Return concept against prompts, or nothing where there is nothing to compare."""
-    dots = []
+    dots, axes = [], _FRONT if any(_FRONT[0] in entry for entry in entries.values()) else _ONE_PROMPT
     for name, entry in entries.items():
-        across, up = (interval_of(entry.get(metric)) for metric in _FRONT)
+        across, up = (interval_of(entry.get(metric)) for metric in axes)
         if across and up:
             dots.append(Dot(name, name if name == BASE else str(entry.get("step", name)), across, up, _kind(name, entry)))
-    return front_chart((describe(_FRONT[0]).label, describe(_FRONT[1]).label), dots, chosen) if len(dots) > 1 else None
+    return front_chart((describe(axes[0]).label, describe(axes[1]).label), dots, chosen) if len(dots) > 1 else None
 
 
 def _kind(name: str, entry: Mapping[str, Any]) -> Literal["front", "beaten", "out", "base"]:

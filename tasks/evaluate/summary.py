@@ -118,14 +118,18 @@ def compare(own: Scores, base: Scores) -> dict[str, Any]:
 
 
 def candidate_of(own: Measured, base: Measured, prompts: Sequence[str]) -> Candidate:
-    """Return a checkpoint as rule and race see it: what was not drawn is NaN, and no copy."""
+    """Return a checkpoint as rule and race see it: what was not drawn is NaN, and no copy.
+
+    It follows its prompts as far as they can be told apart; where there is but one prompt, as far as it is similar to that.
+    """
     shape = base.scores["similarity_held_out"].shape
     nothing = np.full(shape, np.nan)
+    told_by = "prompt_contrast" if "prompt_contrast" in base.scores else "prompt_similarity"
     copied, diversity = own.scores.get("copied", nothing), own.scores.get("diversity", np.full((1, 1), np.nan))
     return Candidate(
         step=own.step,
         fidelity=own.scores.get("similarity_held_out", nothing) - base.scores["similarity_held_out"],
-        following=own.scores.get("prompt_similarity", nothing) - base.scores["prompt_similarity"],
+        following=own.scores.get(told_by, nothing) - base.scores[told_by],
         diversity_ratio=ratio_interval(diversity, base.scores["diversity"]).mean if not np.isnan(diversity).any() else math.nan,
         copied=float(np.nansum(copied) / copied.size),
         copied_by_base=float(base.scores["copied"].mean()),

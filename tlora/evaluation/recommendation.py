@@ -58,7 +58,7 @@ class Candidate:
     Args:
         step: Optimizer steps taken.
         fidelity: Similarity to held-out pictures over the base's, (prompts, seeds).
-        following: Similarity to the prompt over the base's, (prompts, seeds).
+        following: Contrast of its own prompt with the others over the base's, (prompts, seeds).
         diversity_ratio: Diversity across seeds as a share of the base's.
         copied: Share of pictures that are copies of training pictures.
         copied_by_base: The same share of the base's pictures, which never saw them.

@@ -116,6 +116,11 @@ def test_one_that_draws_the_same_wall_for_every_prompt_is_out_and_the_lost_promp
     assert "(worst in contrast: 'a ball', -0.167)" in result["reason"]
     assert result["checkpoints"]["sound"]["drift"]["mean"] == 0.25
     assert summarise({BASE: base, "wall": wall}, PROMPTS, SelectionSettings(max_lost_prompts=1))["recommended"] == "wall"
+    blurred = with_contrast(
+        measured(30, 0.7, 0.9, 0.3), [0.0, 0.0, 0.0], [0.05, 0.05, 0.05]
+    )  # more similar to prompts that it blurs
+    weighed = summarise({BASE: base, "sound": sound, "blurred": blurred}, PROMPTS, SelectionSettings(prompt_weight=10))
+    assert (weighed["recommended"], weighed["front"]) == ("sound", ["sound", "blurred"])
     changed = dataclasses.replace(sound, moved=np.full((1, 2), 0.75))
     told = summarise({BASE: base, "sound": changed}, PROMPTS, SelectionSettings())
     assert (told["recommended"], told["advice"]) == (
