@@ -34,7 +34,7 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "cache_latents: {min_scale: 0}": "need 0 < min_scale <= max_scale <= 1, got 0.0 and 1.0",
     "cache_latents: {max_scale: 2}": "need 0 < min_scale <= max_scale <= 1, got 0.25 and 2.0",
     "cache_latents: {resolution: 0}": "resolution must be at least 16 pixels, got 0",
-    "train: {rank: 0}": "need 1 <= min_rank <= rank, got 1 and 0",
+    "train: {rank: 0}": "need 1 <= min_rank <= rank, got 8 and 0",
     "train: {min_rank: 0}": "need 1 <= min_rank <= rank, got 0 and 16",
     "train: {min_rank: 17}": "need 1 <= min_rank <= rank, got 17 and 16",
     "train: {alpha: 0}": "alpha must be positive, got 0.0",
