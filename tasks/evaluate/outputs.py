@@ -19,6 +19,7 @@ from tlora.runtime.atomic_file import write_json, write_png
 SUMMARY = (
     "similarity_gain",
     "prompt_following",
+    "contrast_change",
     "lost_prompts",
     "drift",
     "diversity_ratio",

@@ -24,7 +24,7 @@ from tlora.metadata.adapter import BASE, AdapterMetadata
 from tlora.pictures.decode import decode_picture
 from tlora.pictures.manifest import PictureItem, read_manifest
 
-_HEADLINE = ("similarity_gain", "prompt_following", "worst_prompt", "drift", "diversity_ratio")
+_HEADLINE = ("similarity_gain", "contrast_change", "worst_prompt", "drift", "diversity_ratio")
 _FRONT = ("contrast_change", "similarity_gain")  # across and up: what an adapter is wanted for, and trades for each other
 _ONE_PROMPT = (
     "prompt_following",
@@ -68,7 +68,12 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
     lineage = adapter_lineage(adapter) | evaluation_lineage(evaluation.setup, train, held_out)
     ordered = {name: entries[name] for name in in_order(entries)}
     shown = chosen or list(ordered)[-1]
-    headline = [(describe(name), interval_of(entries.get(shown, {}).get(name))) for name in _HEADLINE]
+    names = (
+        [*_HEADLINE]
+        if _FRONT[0] in entries.get(shown, {})
+        else ["similarity_gain", "prompt_following", "drift", "diversity_ratio"]
+    )
+    headline = [(describe(name), interval_of(entries.get(shown, {}).get(name))) for name in names]
     by_strength = {f"× {entry['scale']:g}": entry for entry in strengths.get("entries", [])}
     values = {
         "title": f"{adapter.concept} on {Path(adapter.base).name}: evaluation",

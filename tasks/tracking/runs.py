@@ -24,6 +24,7 @@ PREVIEW_SERIES = "preview"  # pictures drawn in the middle of training
 DECIDING = (
     "similarity_gain",
     "prompt_following",
+    "contrast_change",
     "lost_prompts",
     "drift",
     "diversity_ratio",

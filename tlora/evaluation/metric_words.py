@@ -43,7 +43,7 @@ KNOWN = {  # in the order of a page
         "Similarity to the prompt, less the base's at the same prompt and seed. Below 0, prompts are lost.",
     ),
     "contrast_change": Metric(
-        "Prompt contrast against the base",
+        "Prompt following by contrast",
         _DIFFERENCE,
         "How much nearer to its own prompt than to the nearest other one, less the base's. Below 0, prompts blur.",
     ),

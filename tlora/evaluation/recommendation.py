@@ -205,18 +205,18 @@ def _resampled_score(candidate: Candidate, settings: SelectionSettings) -> NDArr
 def _why(chosen: str, eligible: Mapping[str, Candidate]) -> str:
     """Compare with whichever eligible checkpoint came closest to the concept."""
     own, top = eligible[chosen], max(eligible, key=lambda name: (eligible[name].fidelity.mean(), -eligible[name].step))
-    gain = bootstrap_interval(own.fidelity)
+    gain, named = bootstrap_interval(own.fidelity), "prompt following by contrast" if own.worst else "prompt following"
     if chosen == top:
         fidelity = f"best similarity gain, {gain:+.3f} over the base"
-        following = f"prompt following {own.following.mean():+.3f} against the base"
+        following = f"{named} {own.following.mean():+.3f} against the base"
     else:
         behind = bootstrap_interval(eligible[top].fidelity - own.fidelity)
         near = "within noise of the best" if behind.low <= 0 else f"{behind.mean:.3f} below the best"
         better = float(own.following.mean() - eligible[top].following.mean())
         fidelity = f"similarity gain {near} ({top}), {gain:+.3f} over the base"
-        following = f"prompt following {abs(better):.3f} {'better' if better >= 0 else 'worse'}"
+        following = f"{named} {abs(better):.3f} {'better' if better >= 0 else 'worse'}"
     copying = f"{own.copied:.0%} copies" if own.copied else "no copying"
-    worst = f" (worst in contrast: {own.worst[0]!r}, {own.worst[1]:+.3f})" if own.worst else ""
+    worst = f" (worst: {own.worst[0]!r}, {own.worst[1]:+.3f})" if own.worst else ""
     lost = f", lost: {', '.join(map(repr, own.lost))}" if own.lost else ""
     drift = f", other prompts moved by {own.drift.mean:.2f}" if own.drift else ""
     return f"{fidelity}, {following}{worst}{lost}, {copying}, diversity {own.diversity_ratio:.2f} of the base's{drift}"

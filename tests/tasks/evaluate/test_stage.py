@@ -113,7 +113,7 @@ def test_one_that_draws_the_same_wall_for_every_prompt_is_out_and_the_lost_promp
     assert entry["worst_prompt"]["mean"] == pytest.approx(-0.25)
     assert entry["objections"] == ["lost: drawn as another prompt asks is 'a ball'; 0 may be"]
     assert result["recommended"] == "sound"
-    assert "(worst in contrast: 'a ball', -0.167)" in result["reason"]
+    assert "prompt following by contrast -0.083 against the base (worst: 'a ball', -0.167)" in result["reason"]
     assert result["checkpoints"]["sound"]["drift"]["mean"] == 0.25
     assert summarise({BASE: base, "wall": wall}, PROMPTS, SelectionSettings(max_lost_prompts=1))["recommended"] == "wall"
     blurred = with_contrast(
