@@ -90,8 +90,10 @@ def check_settings(params: Path) -> None:
         require_optimizer(settings["train"].training.optimizer)
     if multiple is None:
         return  # on the hub, and not here yet: its shape is not known
+    training = settings["train"]
     with named_section("train"):
-        require_targets(outline_transformer(model), settings["train"].target_modules, settings["train"].training.adapter)
+        base, config = outline_transformer(model), training.training.adapter
+        require_targets(base, training.target_modules, config, leave_blocks_out=training.leave_blocks_out)
     with named_section("evaluate"):
         image_tokens_of(model, evaluation.sample.width, evaluation.sample.height)
 

@@ -1,4 +1,4 @@
-"""Wrap a FLUX transformer's Linears, carry the sigma mask to them, and take everything out again.
+"""Wrap a transformer's Linears, carry the sigma mask to them, and take everything out again.
 
 The mask travels as data, in `joint_attention_kwargs`. diffusers passes that dict through gradient checkpointing, so when
 backward recomputes a block, the block's pre-hook meets the mask of its own forward, also with a second forward in between.
@@ -9,7 +9,7 @@ Several adapters are layers around layers, so their updates add up, each under i
 of masks and of scales, with an entry for each adapter, in the order in which they were injected.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,16 +22,15 @@ from torch.utils.hooks import RemovableHandle
 from tlora.adapter import OrthoTLoRALinear, SharedInput, TLoRALinear, build_layer, device_of, features_of
 from tlora.errors import InjectionError
 from tlora.flux import linears
+from tlora.flux.families import Family, family_of_class
 from tlora.flux.noise import MAX_TIMESTEP
 from tlora.metadata.config import TLoRAConfig
 from tlora.runtime.settings import nearest
 
 Layer = TLoRALinear | OrthoTLoRALinear
 Masks = tuple[Tensor | None, ...]  # of each adapter, in the order of their slots; None for one that masks nothing
-BLOCK_LISTS = tuple(each.name for each in linears.BLOCK_LISTS)
+BLOCK_LISTS = tuple(each.name for each in linears.BLOCK_LISTS)  # of every family
 _SCALE_KEY = "tlora_scale"  # diffusers takes the key "scale" out of the dict before the blocks see it
-_TRANSFORMER_POSITION = 7  # of joint_attention_kwargs in the transformer's forward
-_BLOCK_POSITION = 4  # and in a block's; gradient checkpointing passes by position
 
 
 @dataclass
@@ -49,7 +48,7 @@ def inject_tlora_into_transformer(
     """Wrap every Linear of the blocks whose name ends in one of the suffixes, and freeze all the rest.
 
     Args:
-        transformer: A `FluxTransformer2DModel`.
+        transformer: Of any family, such as a `FluxTransformer2DModel`.
         target_module_suffixes: Ends of module names, such as `to_q` or `attn.to_out.0`.
         cfg: Shape and behaviour of the layers.
         seed: Seed of their initial values; None leaves them at zero, for a file that is about to be loaded.
@@ -85,15 +84,39 @@ def inject_tlora_into_transformer(
     return len(layers)
 
 
-def require_targets(transformer: nn.Module, target_module_suffixes: Sequence[str], cfg: TLoRAConfig) -> None:
-    """Check that an adapter fits, on a transformer that needs no weights.
+def require_targets(
+    transformer: nn.Module, target_module_suffixes: Sequence[str], cfg: TLoRAConfig, *, leave_blocks_out: bool = False
+) -> None:
+    """Check that an adapter fits and misses nothing by mistake, on a transformer that needs no weights.
+
+    Args:
+        transformer: Of any family.
+        target_module_suffixes: Ends of module names.
+        cfg: Shape and behaviour of the layers.
+        leave_blocks_out: Whether it is meant that all blocks of a kind stay as they are.
 
     Raises:
-        InjectionError: As injecting it would.
+        InjectionError: As injecting it would, or if all blocks of a kind are left untouched and that is not meant.
     """
-    for name in find_targets(transformer, target_module_suffixes):
+    chosen = find_targets(transformer, target_module_suffixes)
+    for name in chosen:
         with _named_layer(name):
             features_of(transformer.get_submodule(name), cfg)
+    if leave_blocks_out:
+        return
+    for each in family_of(transformer).blocks:
+        missed = list(transformer.get_submodule(each.name).children())
+        if missed and not any(name.startswith(each.name + ".") for name in chosen):
+            would_do = ", ".join((*target_module_suffixes, *_usual_targets(family_of(transformer), each)))
+            raise InjectionError(
+                f"target_modules: [{', '.join(target_module_suffixes)}] leaves all {len(missed)} {each.name} untouched: use"
+                f" [{would_do}], or set leave_blocks_out to true if that is meant"
+            )
+
+
+def _usual_targets(family: Family, blocks: linears.BlockList) -> list[str]:
+    """Return those of a family's usual targets that are in its blocks of one kind."""
+    return [suffix for suffix in family.target_modules if any(_ends_with(row.name, suffix) for row in blocks.linears)]
 
 
 def find_targets(transformer: nn.Module, target_module_suffixes: Sequence[str]) -> list[str]:
@@ -161,10 +184,23 @@ def patch_transformer_forward_for_joint_attention_kwargs(transformer: nn.Module)
     transformer._tlora_sigma_mask = None  # type: ignore[assignment]
     transformer._tlora_scale = 1.0  # type: ignore[assignment]
     handles = [transformer.register_forward_pre_hook(_fill_attention_kwargs, with_kwargs=True)]
-    for block in blocks_of(transformer):
-        handles.append(block.register_forward_pre_hook(_arm_layers, with_kwargs=True))
-        handles.append(block.register_forward_hook(_disarm_layers, always_call=True))  # a recompute ends by an exception
+    for each in family_of(transformer).blocks:
+        for block in transformer.get_submodule(each.name).children():
+            handles.append(block.register_forward_pre_hook(_arming(each.kwargs_position), with_kwargs=True))
+            handles.append(block.register_forward_hook(_disarm_layers, always_call=True))  # a recompute ends by an exception
     transformer.__dict__["_tlora"] = _Carried(handles)
+
+
+def family_of(transformer: nn.Module) -> Family:
+    """Return whose network a transformer is.
+
+    Raises:
+        InjectionError: If it is no family's.
+    """
+    family = family_of_class(type(transformer))
+    if family is None:
+        raise InjectionError(f"a {type(transformer).__name__} is no transformer that a T-LoRA is known for")
+    return family
 
 
 def blocks_of(transformer: nn.Module) -> Iterator[nn.Module]:
@@ -197,9 +233,9 @@ def mask_at(
     return cfg.schedule(max_timestep).mask(timestep) if cfg.enable_rank_masking else None
 
 
-def masks_and_scales(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Masks, tuple[float, ...]]:
+def masks_and_scales(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Masks, tuple[float, ...]]:
     """Return what a call of the transformer carries for each adapter, for hooks that run after `patch_...` has completed it."""
-    given = _attention_kwargs(args, kwargs, _TRANSFORMER_POSITION)
+    given = _attention_kwargs(args, kwargs, family_of(transformer).kwargs_position)
     return given["sigma_mask"], given[_SCALE_KEY]
 
 
@@ -239,24 +275,30 @@ def _ends_with(name: str, suffix: str) -> bool:
 
 def _fill_attention_kwargs(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Run before the transformer: complete the dict, and rename `scale` so that it gets past diffusers."""
-    given = _attention_kwargs(args, kwargs, _TRANSFORMER_POSITION)
+    position = family_of(transformer).kwargs_position
+    given = _attention_kwargs(args, kwargs, position)
     attributes, count = transformer.__dict__, transformer.__dict__["_tlora"].count
     masks = _for_each(given.pop("sigma_mask", attributes["_tlora_sigma_mask"]), count)
     scales = _for_each(given.pop("scale", attributes["_tlora_scale"]), count)
     given |= {"sigma_mask": tuple(None if mask is None else mask.contiguous() for mask in masks), _SCALE_KEY: scales}
-    return _with_attention_kwargs(args, kwargs, _TRANSFORMER_POSITION, given)
+    return _with_attention_kwargs(args, kwargs, position, given)
 
 
-def _arm_layers(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Run before a block, in forward and in recompute alike: hand the call's mask to the block's layers."""
-    given = _attention_kwargs(args, kwargs, _BLOCK_POSITION)
-    masks, scales = given.pop("sigma_mask", None), given.pop(_SCALE_KEY, None)
-    layers, together = _adapted_in(block)
-    for layer in layers:
-        layer.arm(masks[layer.slot] if masks else None, scales[layer.slot] if scales else 1.0)
-    for shared in together:
-        shared.open()
-    return _with_attention_kwargs(args, kwargs, _BLOCK_POSITION, given)
+def _arming(position: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[Any, Any]]:
+    """Return what runs before a block that takes the dict at this position."""
+
+    def arm_layers(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Run in forward and in recompute alike: hand the call's mask to the block's layers."""
+        given = _attention_kwargs(args, kwargs, position)
+        masks, scales = given.pop("sigma_mask", None), given.pop(_SCALE_KEY, None)
+        layers, together = _adapted_in(block)
+        for layer in layers:
+            layer.arm(masks[layer.slot] if masks else None, scales[layer.slot] if scales else 1.0)
+        for shared in together:
+            shared.open()
+        return _with_attention_kwargs(args, kwargs, position, given)
+
+    return arm_layers
 
 
 def _for_each(given: Any, count: int) -> tuple[Any, ...]:

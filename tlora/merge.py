@@ -133,8 +133,8 @@ class _Fold:
         self.merged = {name: torch.empty_like(weight) for name, weight in self.pristine.items()}
         self.folded: tuple[tuple[float, ...], float] | None = None
 
-    def before_call(self, _transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        (sigma_mask,), (scale,) = masks_and_scales(args, kwargs)
+    def before_call(self, transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        (sigma_mask,), (scale,) = masks_and_scales(transformer, args, kwargs)
         wanted = (self._one_row(sigma_mask), scale)
         if wanted != self.folded:
             row = torch.tensor(wanted[0])

@@ -17,7 +17,7 @@ from tlora.metadata.digests import code_digest, digest_of, params_digest
 from tlora.runtime.ranges import require_whole
 from tlora.training.settings import TrainingSettings, require_checkpointing
 
-SHAPES_NOTHING = ("preview", "state_steps", "keep_states")
+SHAPES_NOTHING = ("preview", "state_steps", "keep_states", "leave_blocks_out")
 STAGE = "tasks.train.__main__"  # what runs; the package itself is an empty file
 FIRST_PARTY = ("tasks", "tlora")
 CANNOT_CHANGE_RESULTS = ("tasks.tracking",)  # what is shown of a run cannot change what it learns
@@ -31,6 +31,7 @@ class TrainSettings:
         training: Everything that shapes the run.
         preview: Pictures in the middle of training, and the guard.
         target_modules: Suffixes of the Linears to adapt.
+        leave_blocks_out: Whether they may leave all blocks of a kind untouched.
         mixed_precision: `no` or `bf16`.
         checkpointing_steps: Steps between adapter checkpoints.
         state_steps: Steps between saved states; what a kill can cost.
@@ -40,6 +41,7 @@ class TrainSettings:
     training: TrainingSettings
     preview: PreviewSettings
     target_modules: tuple[str, ...]
+    leave_blocks_out: bool = False
     mixed_precision: Literal["no", "bf16"] = "bf16"
     checkpointing_steps: int = 100
     state_steps: int = 50

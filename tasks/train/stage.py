@@ -50,7 +50,8 @@ def train(
     """
     require_base(model)
     with named_section("train"):
-        require_targets(outline_transformer(model), settings.target_modules, settings.training.adapter)
+        base, config = outline_transformer(model), settings.training.adapter
+        require_targets(base, settings.target_modules, config, leave_blocks_out=settings.leave_blocks_out)
     accelerator = make_accelerator(model, settings.training, settings.mixed_precision)
     inputs = Inputs(prompts, latents, concept)
     views, captions = LatentCache(latents), PromptCache(prompts)

@@ -31,6 +31,7 @@ class FlatConfig:
         mixed_precision: `no` (float32) or `bf16`.
         quantisation: Of the base's blocks: `none`, `int8` or `nf4`.
         lora_alpha: Default: the rank.
+        leave_blocks_out: Whether `target_modules` may leave all blocks of a kind untouched.
         min_rank: Default: half the rank, rounded down, at least 1.
     """
 
@@ -55,6 +56,7 @@ class FlatConfig:
     lora_alpha: float | None = None
     lora_dropout: float = 0.0
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v")
+    leave_blocks_out: bool = False
     min_rank: int | None = None
     alpha_rank_scale: float = 1.0
     enable_rank_masking: bool = True

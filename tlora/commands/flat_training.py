@@ -96,7 +96,8 @@ def _require_inputs(config: FlatConfig, model: ModelSpec, output: Path) -> None:
     """Say what is wrong before anything is loaded."""
     require_base(model)
     require_resolution(config.views(), model)
-    require_targets(outline_transformer(model), config.target_modules, config.adapter())
+    base = outline_transformer(model)
+    require_targets(base, config.target_modules, config.adapter(), leave_blocks_out=config.leave_blocks_out)
     if not config.train_data_dir:
         raise SettingsError("train_data_dir is missing: the folder of pictures to train on")
     if not Path(config.train_data_dir).is_dir():

@@ -1,6 +1,6 @@
-"""FLUX.1's Linears, each once: what it is called by diffusers and by Black Forest Labs, its size, and the tokens that it sees.
+"""The Linears of the blocks, each once: what it is called by diffusers and by Black Forest Labs, its size, its tokens.
 
-BFL's model holds some Linears in one: query, key and value, and in single blocks the first half of the MLP beside them. Rows of
+BFL's FLUX.1 holds some Linears in one: query, key and value, and in single blocks the first half of the MLP beside them. Rows of
 this table that share a BFL name are the parts of such a Linear, in the order of its rows.
 """
 
@@ -38,11 +38,25 @@ class BlockLinear:
 
 @dataclass(frozen=True)
 class BlockList:
-    """The blocks of one kind: the list's name in diffusers and in BFL's model, and the Linears of each block."""
+    """The blocks of one kind: the list's name in diffusers and in BFL's model, and the Linears of each block.
+
+    `kwargs_position` is the place of `joint_attention_kwargs` in a block's forward: gradient checkpointing passes by position.
+    """
 
     name: str
     bfl: str
     linears: tuple[BlockLinear, ...]
+    kwargs_position: int = 4
+
+    @property
+    def weights(self) -> int:
+        """Return the weights of a block's Linears, in squares of the model's width."""
+        return sum(row.inside * row.outside for row in self.linears)
+
+    @property
+    def rows(self) -> int:
+        """Return the outputs of a block's Linears, in widths: what their biases would be."""
+        return sum(row.outside for row in self.linears)
 
 
 DOUBLE = BlockList(
@@ -78,6 +92,28 @@ SINGLE = BlockList(
     ),
 )
 BLOCK_LISTS = (DOUBLE, SINGLE)
+
+# FLUX.2: SwiGLU's two halves are one Linear, and modulation lies outside the blocks, which share it.
+DOUBLE_2 = BlockList(
+    "transformer_blocks",
+    "double_blocks",
+    (
+        *DOUBLE.linears[:8],
+        BlockLinear("ff.linear_in", "img_mlp_0", "image", 1, 6, ("norm2", 1)),
+        BlockLinear("ff.linear_out", "img_mlp_2", "image", 3, 1, ("swiglu", 3)),
+        BlockLinear("ff_context.linear_in", "txt_mlp_0", "text", 1, 6, ("norm2_context", 1)),
+        BlockLinear("ff_context.linear_out", "txt_mlp_2", "text", 3, 1, ("swiglu_context", 3)),
+    ),
+    kwargs_position=5,
+)
+SINGLE_2 = BlockList(
+    "single_transformer_blocks",
+    "single_blocks",
+    (
+        BlockLinear("attn.to_qkv_mlp_proj", "linear1", "all", 1, 9, ("norm", 1)),
+        BlockLinear("attn.to_out", "linear2", "all", 4, 1, ("attention and mlp", 4)),
+    ),
+)
 OUTSIDE = {  # Linears outside the blocks, where no rank mask arrives -> their BFL names
     "x_embedder": "img_in",
     "context_embedder": "txt_in",
@@ -92,8 +128,13 @@ OUTSIDE = {  # Linears outside the blocks, where no rank mask arrives -> their B
 }
 
 
+_ALL = (*BLOCK_LISTS, DOUBLE_2, SINGLE_2)
+
+
 def block_linear(name: str) -> BlockLinear | None:
     """Return the Linear that a module of a transformer is, or is a part of, as an adapter's layers are; None outside the blocks.
+
+    What two families call alike is alike, so none has to be said.
 
     Example:
         >>> block_linear("single_transformer_blocks.3.proj_out.down").inside
@@ -101,6 +142,4 @@ def block_linear(name: str) -> BlockLinear | None:
     """
     blocks, _, rest = name.partition(".")
     kind = rest.partition(".")[2] + "."
-    return next(
-        (row for each in BLOCK_LISTS if each.name == blocks for row in each.linears if kind.startswith(row.name + ".")), None
-    )
+    return next((row for each in _ALL if each.name == blocks for row in each.linears if kind.startswith(row.name + ".")), None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tlora.errors import ModelError
+from tlora.flux.families import FLUX_1, FLUX_2_KLEIN, Family
 
 OLDEST_TORCH = (2, 5)
 Quantisation = Literal["none", "int8", "nf4"]
@@ -65,18 +66,19 @@ def require_torch() -> None:
 
 @dataclass(frozen=True)
 class FluxShape:
-    """The sizes of a FLUX transformer; the defaults are FLUX.1-dev's.
+    """The sizes of a base model's transformer; the defaults are FLUX.1-dev's.
 
     Args:
         double_blocks: Blocks in which text and picture have weights of their own.
         single_blocks: Blocks in which they share them.
         width: Numbers of a token.
         head_width: Numbers of a token in one head of the attention.
-        text_width: Width of the T5 embeddings.
-        pooled_width: Width of the CLIP embedding.
+        text_width: Width of the embeddings of a caption's tokens.
+        pooled_width: Width of the caption's own embedding; 0 where there is none.
         channels: Numbers of a packed token of latents.
         guidance: Whether it takes the guidance as an input.
         pixels_per_latent: Pixels that one latent covers on a side.
+        family: Whose network it is.
     """
 
     double_blocks: int = 19
@@ -88,21 +90,59 @@ class FluxShape:
     channels: int = 64
     guidance: bool = True
     pixels_per_latent: int = 8
+    family: Family = FLUX_1
 
     @property
     def parameters(self) -> int:
         """The number of weights."""
-        d = self.width
-        entrance = (self.channels + 1 + self.text_width + 1) * d
-        sides = (1 + self.guidance) * (256 * d + d + d * d + d) + (self.pooled_width + 1) * d + d * d + d
-        double = self.double_blocks * (36 * d * d + 30 * d + 4 * self.head_width)
-        single = self.single_blocks * (15 * d * d + 11 * d + 2 * self.head_width)
-        return entrance + sides + double + single + 2 * d * d + 2 * d + (d + 1) * self.channels
+        d, bias = self.width, int(self.family.has_bias)
+        double, single = self.family.blocks
+        entrance = (self.channels + bias + self.text_width + bias) * d
+        sides = (1 + self.guidance) * ((256 + bias) * d + d * d + bias * d) + self.family.shared_modulation * d * d
+        if self.pooled_width:
+            sides += (self.pooled_width + bias) * d + d * d + bias * d
+        of_double = self.double_blocks * (double.weights * d * d + bias * double.rows * d + 4 * self.head_width)
+        of_single = self.single_blocks * (single.weights * d * d + bias * single.rows * d + 2 * self.head_width)
+        return entrance + sides + of_double + of_single + 2 * d * d + 2 * bias * d + (d + bias) * self.channels
 
     def training_flops(self, image_tokens: int, text_tokens: int) -> float:
         """Return about how many FLOPs a sample costs: forward, and backward to the activations of a frozen base.
 
-        A block of either kind has 12 width^2 weights for each token; attention compares all pairs of tokens.
+        A block of either kind has as many weights for each token; attention compares all pairs of tokens.
         """
         blocks, tokens = self.double_blocks + self.single_blocks, image_tokens + text_tokens
-        return blocks * (48.0 * self.width**2 * tokens + 12.0 * self.width * tokens**2)
+        return blocks * (4.0 * self.family.token_weights * self.width**2 * tokens + 12.0 * self.width * tokens**2)
+
+
+@dataclass(frozen=True)
+class HubBase:
+    """What is known of a base on the hub before it is here.
+
+    Args:
+        shape: Its sizes.
+        download: Bytes of it in diffusers' layout, without a single-file copy.
+        is_gated: Whether a licence has to be accepted, and so a token is needed.
+    """
+
+    shape: FluxShape
+    download: float
+    is_gated: bool
+
+
+_KLEIN_4B = FluxShape(5, 20, 3072, 128, 7680, 0, 128, guidance=False, family=FLUX_2_KLEIN)
+_KLEIN_9B = FluxShape(8, 24, 4096, 128, 12288, 0, 128, guidance=False, family=FLUX_2_KLEIN)
+_DEV = HubBase(FluxShape(), 34e9, is_gated=True)
+_HUB_BASES = {
+    "black-forest-labs/FLUX.1-dev": _DEV,
+    "black-forest-labs/FLUX.1-Krea-dev": _DEV,
+    "black-forest-labs/FLUX.1-schnell": HubBase(FluxShape(guidance=False), 34e9, is_gated=True),
+    "black-forest-labs/FLUX.2-klein-base-4B": HubBase(_KLEIN_4B, 16e9, is_gated=False),
+    "black-forest-labs/FLUX.2-klein-4B": HubBase(_KLEIN_4B, 16e9, is_gated=False),
+    "black-forest-labs/FLUX.2-klein-base-9B": HubBase(_KLEIN_9B, 35e9, is_gated=True),
+    "black-forest-labs/FLUX.2-klein-9B": HubBase(_KLEIN_9B, 35e9, is_gated=True),
+}
+
+
+def hub_base(path: str) -> HubBase:
+    """Return what is known of a base on the hub; of one that is not known, what is known of FLUX.1-dev."""
+    return _HUB_BASES.get(path, _DEV)

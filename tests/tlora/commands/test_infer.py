@@ -18,7 +18,7 @@ from tlora.drawing.draw import tiled
 from tlora.drawing.offload import WaitNotifier
 from tlora.drawing.picture_record import read_record
 from tlora.flux.files import base_revision
-from tlora.flux.spec import ModelSpec
+from tlora.flux.spec import FluxShape, HubBase, ModelSpec
 from tlora.metadata.config import TLoRAConfig
 from tlora.trust.keys import make_keys
 from tlora.trust.signing import sign
@@ -207,7 +207,7 @@ def test_the_troubles_that_people_had_are_met_before_a_weight_is_loaded(
             SystemExit, match=r"accept its licence at https://huggingface.co/black-forest-labs/FLUX.1-dev.*HF_TOKEN"
         ):
             main([verb, "--config", "config.yaml", *options])
-        monkeypatch.setattr("tlora.flux.files.HUB_MODEL_BYTES", 1e18)
+        monkeypatch.setattr("tlora.flux.files.hub_base", lambda path: HubBase(FluxShape(), 1e18, is_gated=True))
         with pytest.raises(SystemExit, match=r"GB free, .* GB needed: free some, or set HF_HOME"):
             main([verb, "--config", "config.yaml", *options, "--hf_token", "planted"])
         monkeypatch.delenv("HF_TOKEN")

@@ -6,7 +6,7 @@ import pytest
 
 from tlora.errors import ModelError
 from tlora.flux.files import base_revision, is_same_base, require_base
-from tlora.flux.spec import ModelSpec
+from tlora.flux.spec import FluxShape, HubBase, ModelSpec
 from tlora.runtime.disk import require_free_space
 
 
@@ -33,7 +33,7 @@ def test_a_gated_model_without_a_token_names_the_licence_page_and_the_token() ->
 
 def test_too_little_disk_for_a_download_names_hf_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "planted")
-    monkeypatch.setattr("tlora.flux.files.HUB_MODEL_BYTES", 1e18)
+    monkeypatch.setattr("tlora.flux.files.hub_base", lambda path: HubBase(FluxShape(), 1e18, is_gated=True))
     with pytest.raises(ModelError, match=r"GB free, .* set HF_HOME"):
         require_base(ModelSpec("black-forest-labs/FLUX.1-dev"))
 
