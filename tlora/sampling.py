@@ -15,10 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tlora.errors import SettingsError
+from tlora.flux.families import FLUX_1, Family
+from tlora.flux.files import is_distilled, read_family
 from tlora.flux.latents import PATCH
 from tlora.flux.model import Conditioning, Scheduler, Vae, decode_latents, pixels_per_latent, predict_velocity
-from tlora.flux.noise import MAX_TIMESTEP
-from tlora.inject import Masks, adapter_configs, mask_at
+from tlora.flux.noise import MAX_TIMESTEP, empirical_mu
+from tlora.flux.spec import ModelSpec
+from tlora.inject import Masks, adapter_configs, family_of, mask_at
 from tlora.metadata.sample_settings import SampleSettings as SampleSettings  # users take it from here
 
 
@@ -33,6 +36,7 @@ class Painter:
         device: Where the transformer computes; by default where its weights are, which offloaded ones are not.
         strengths: Of several adapters, what each one's share of `lora_scale` is.
         make_room: Called with whichever of transformer and VAE is about to compute; by default both stay where they are.
+        empty_prompt: Embeddings of the empty prompt, (1, length, width) and (1, pooled), for a base that `draws_twice`.
     """
 
     transformer: nn.Module
@@ -41,6 +45,12 @@ class Painter:
     device: torch.device | None = None
     strengths: tuple[float, ...] = (1.0,)
     make_room: Callable[[nn.Module], None] | None = None
+    empty_prompt: tuple[Tensor, Tensor] | None = None
+
+
+def draws_twice(base: ModelSpec) -> bool:
+    """Whether a base follows a prompt by a second forward with the empty one, which whoever paints with it then has to bring."""
+    return read_family(base, fetch=True).draws_twice and not is_distilled(base)
 
 
 @dataclass(frozen=True)
@@ -107,11 +117,17 @@ def denoise(
     """Denoise step by step.
 
     Source:
-        `FluxPipeline.__call__` in diffusers: the same sigmas, shift and Euler steps; the mask is T-LoRA's.
+        `FluxPipeline.__call__` and `Flux2KleinPipeline.__call__` in diffusers: the same sigmas, shift, Euler steps and guidance;
+        the mask is T-LoRA's. With a second forward, both are one batch under one mask.
     """
-    device = painter.device or next(painter.transformer.parameters()).device
-    conditioning = Conditioning(embeddings[0].to(device), embeddings[1].to(device), settings.guidance_scale)
-    timesteps = set_timesteps(painter.scheduler, settings.num_inference_steps, latents.shape[-2] * latents.shape[-1] // 4)
+    device, count = painter.device or next(painter.transformer.parameters()).device, len(latents)
+    halves = [embeddings]
+    if painter.empty_prompt is not None and settings.guidance_scale > 1:
+        halves += [(painter.empty_prompt[0].expand(count, -1, -1), painter.empty_prompt[1].expand(count, -1))]
+    text, pooled = (torch.cat(both).to(device) for both in zip(*halves, strict=True))
+    conditioning = Conditioning(text, pooled, settings.guidance_scale)
+    steps, tokens = settings.num_inference_steps, latents.shape[-2] * latents.shape[-1] // 4
+    timesteps = set_timesteps(painter.scheduler, steps, tokens, family_of(painter.transformer))
     masks = step_masks(painter.transformer, timesteps, settings)
     scales = tuple(settings.lora_scale * strength for strength in painter.strengths)
     latents = latents.to(device)
@@ -119,21 +135,25 @@ def denoise(
         shift = tile_shift(index, latents) if settings.tileable else (0, 0)
         velocity = predict_velocity(
             painter.transformer,
-            latents.roll(shift, (-2, -1)),
-            timestep.expand(len(latents)).to(device),
+            latents.roll(shift, (-2, -1)).repeat(len(halves), 1, 1, 1),
+            timestep.expand(len(halves) * count).to(device),
             conditioning,
             tuple(None if mask is None else mask[index : index + 1].to(device) for mask in masks) or None,
             scales,
         ).roll((-shift[0], -shift[1]), (-2, -1))
+        if len(halves) > 1:
+            velocity = velocity[count:] + settings.guidance_scale * (velocity[:count] - velocity[count:])
         latents = painter.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         yield DenoisingStep(index, float(timestep), latents)
 
 
-def set_timesteps(scheduler: Scheduler, steps: int, image_tokens: int) -> Float[Tensor, " steps"]:
-    """Set the scheduler's steps as `FluxPipeline` does, and return its float32 timesteps, on the CPU."""
+def set_timesteps(scheduler: Scheduler, steps: int, image_tokens: int, family: Family = FLUX_1) -> Float[Tensor, " steps"]:
+    """Set the scheduler's steps as the family's pipeline does, and return its float32 timesteps, on the CPU."""
     config = scheduler.config
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     mu = config.base_shift + slope * (image_tokens - config.base_image_seq_len)
+    if family.shift == "empirical":
+        mu = empirical_mu(image_tokens, steps)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device="cpu")
     return scheduler.timesteps.float()
 

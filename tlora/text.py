@@ -1,4 +1,6 @@
-"""Captions -> embeddings, by the T5 and CLIP encoders of the base model, on the CPU, each distinct caption once.
+"""Captions -> embeddings, by the text encoders of the base model, on the CPU, each distinct caption once.
+
+FLUX.1 has CLIP and T5; FLUX.2 klein has a Qwen3, of which it reads three layers in the middle, and nothing of a whole caption.
 
 The encoders never stand on the GPU beside the transformer; only embeddings travel there. Loading them through transformers
 alone spares this path the ten seconds that diffusers costs to import.
@@ -8,30 +10,49 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+    Qwen2TokenizerFast,
+    Qwen3ForCausalLM,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from tlora.errors import ModelError
-from tlora.flux.files import require_base
+from tlora.flux.files import read_family, require_base
 from tlora.flux.spec import ModelSpec
-from tlora.pictures.tokens import require_vocabularies
+from tlora.pictures.tokens import require_vocabularies, worded_for_qwen
+
+QWEN_LAYERS = (9, 18, 27)  # of diffusers' Flux2KleinPipeline
 
 
 @dataclass(frozen=True)
 class PromptEmbedding:
-    """One caption as FLUX reads it: T5 (length, width) and pooled CLIP (width,)."""
+    """One caption as a base reads it: its tokens' (length, width), and its own (width,), which is empty for FLUX.2."""
 
     prompt_embeds: Float[Tensor, "length width"]
     pooled_prompt_embeds: Float[Tensor, " pooled"]
 
 
 @dataclass(frozen=True)
+class QwenEncoder:
+    """FLUX.2 klein's encoder without the head that would predict a token, and its tokenizer."""
+
+    qwen: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
 class TextEncoders:
-    """Both encoders with their tokenizers."""
+    """FLUX.1's two encoders with their tokenizers."""
 
     clip: nn.Module
     clip_tokenizer: PreTrainedTokenizerBase
@@ -49,17 +70,28 @@ class HasTextEncoders(Protocol):
     tokenizer_2: PreTrainedTokenizerBase
 
 
-def load_text_encoders(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> TextEncoders:
-    """Load both encoders and their tokenizers on the CPU.
+Encoders: TypeAlias = TextEncoders | QwenEncoder
+
+
+def load_text_encoders(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> Encoders:
+    """Load the encoders of a base model and their tokenizers on the CPU.
 
     Raises:
         ModelError: If the base model or a part of it cannot be loaded.
     """
     require_base(spec)
+    family = read_family(spec, fetch=True)
     if spec.is_folder:
-        require_vocabularies(Path(spec.path))
+        require_vocabularies(Path(spec.path), family)
+        for part, _ in family.text_encoders:
+            if not (Path(spec.path) / part / "config.json").is_file():  # else one of the usual size would be made up
+                raise ModelError(f"{Path(spec.path) / part}: no text encoder there (config.json is missing)")
     revision = spec.revision or "main"
     try:
+        if family.text == "qwen3":
+            qwen = Qwen3ForCausalLM.from_pretrained(spec.path, subfolder="text_encoder", revision=revision, dtype=dtype)
+            tokenizer = Qwen2TokenizerFast.from_pretrained(spec.path, subfolder="tokenizer", revision=revision)
+            return QwenEncoder(qwen.model.eval(), tokenizer)
         return TextEncoders(
             CLIPTextModel.from_pretrained(spec.path, subfolder="text_encoder", revision=revision, dtype=dtype).eval(),
             CLIPTokenizer.from_pretrained(spec.path, subfolder="tokenizer", revision=revision),
@@ -72,21 +104,25 @@ def load_text_encoders(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> T
 
 @torch.no_grad()
 def encode_captions(
-    encoders: TextEncoders, captions: Iterable[str], max_sequence_length: int
+    encoders: Encoders, captions: Iterable[str], max_sequence_length: int
 ) -> Iterator[tuple[str, PromptEmbedding]]:
     """Yield each distinct caption with its embedding, on the CPU, in the encoders' type.
 
     One at a time: what a caption is encoded to does not depend on its neighbours, and memory stays flat.
 
     Args:
-        encoders: Both encoders.
+        encoders: Of the base model.
         captions: Any captions; repeated ones are encoded once.
-        max_sequence_length: T5 tokens, padded or cut; 77 here, at most 512 for FLUX.1-dev.
+        max_sequence_length: T5's or Qwen3's tokens, padded or cut; at most 512.
 
     Source:
-        `FluxPipeline.encode_prompt` in diffusers; FLUX passes no attention mask for the padding.
+        `FluxPipeline.encode_prompt` in diffusers; FLUX.1 passes no attention mask for the padding. `Flux2KleinPipeline`'s does,
+        and its padding is embedded all the same.
     """
     for caption in dict.fromkeys(captions):
+        if isinstance(encoders, QwenEncoder):
+            yield caption, _encode_with_qwen(encoders, caption, max_sequence_length)
+            continue
         clip_ids = encoders.clip_tokenizer(
             caption,
             padding="max_length",
@@ -99,6 +135,19 @@ def encode_captions(
         ).input_ids
         pooled = encoders.clip(clip_ids, output_hidden_states=False).pooler_output
         yield caption, PromptEmbedding(encoders.t5(t5_ids)[0][0].cpu(), pooled[0].cpu())
+
+
+def _encode_with_qwen(encoder: QwenEncoder, caption: str, length: int) -> PromptEmbedding:
+    given = encoder.tokenizer(
+        worded_for_qwen(encoder.tokenizer, caption),
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    said = encoder.qwen(given.input_ids, attention_mask=given.attention_mask, output_hidden_states=True, use_cache=False)
+    layers = torch.stack([said.hidden_states[layer][0] for layer in QWEN_LAYERS])
+    return PromptEmbedding(rearrange(layers, "layer token width -> token (layer width)").cpu(), layers.new_zeros(0).cpu())
 
 
 def precompute_prompt_cache_cpu_then_to_gpu(

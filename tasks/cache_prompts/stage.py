@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tasks.running.state_folder import state_folder
 from tlora.flux.cached import assemble, content_key, item_file, write_item
-from tlora.flux.files import base_revision, require_base
+from tlora.flux.files import base_revision, read_family, require_base
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.concept import read_concept
 from tlora.pictures.manifest import read_manifest
 from tlora.pictures.tokens import TextSettings
 from tlora.runtime.progress import Progress
-from tlora.text import TextEncoders, encode_captions, load_text_encoders
+from tlora.text import Encoders, encode_captions, load_text_encoders
 
 
 def cache_prompts(
@@ -45,7 +45,13 @@ def cache_prompts(
     encoder = base_revision(model, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     trained = ["", *(item.caption for item in read_manifest(manifest).items)]
     described = read_concept(concept)
-    evaluated = [*described.prompts, *described.other_prompts, *(item.caption for item in read_manifest(held_out).items)]
+    partner = [""] if read_family(model, fetch=True).draws_twice else []  # of every prompt, in drawing
+    evaluated = [
+        *partner,
+        *described.prompts,
+        *described.other_prompts,
+        *(item.caption for item in read_manifest(held_out).items),
+    ]
     of_class = {text: described.class_caption(text) for text in sorted(set(trained))}
     everything = [*trained, *evaluated, *of_class.values()]
     keys = {text: content_key(encoder, str(settings.max_sequence_length), text) for text in everything}
@@ -60,7 +66,7 @@ def cache_prompts(
         assemble(folder, store, entries, {"max_sequence_length": settings.max_sequence_length}, class_entries)
 
 
-def _encode(encoders: TextEncoders, texts: Sequence[str], length: int, keys: dict[str, str], store: Path) -> None:
+def _encode(encoders: Encoders, texts: Sequence[str], length: int, keys: dict[str, str], store: Path) -> None:
     with Progress("cache_prompts", len(texts)) as progress:
         for text, embedding in encode_captions(encoders, texts, length):
             tensors = {"prompt_embeds": embedding.prompt_embeds, "pooled_prompt_embeds": embedding.pooled_prompt_embeds}

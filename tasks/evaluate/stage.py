@@ -42,7 +42,7 @@ from tlora.pictures.decode import decode_picture
 from tlora.pictures.manifest import read_manifest
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.ranges import MOST_PICTURES, require_seed, require_strength, require_whole
-from tlora.sampling import Painter, SampleSettings
+from tlora.sampling import Painter, SampleSettings, draws_twice
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def evaluate(
             _say(f"going on with {there} pictures that are drawn already ({kept.folder})")
         with watch("loading"):
             placed = team.placed(model)
-            painter = Painter(load_transformer(placed).eval(), load_vae(placed), load_scheduler(placed))
+            empty = unseen.captions.read([""]) if draws_twice(model) else None
+            painter = Painter(load_transformer(placed).eval(), load_vae(placed), load_scheduler(placed), empty_prompt=empty)
         drawer = PictureDrawer(painter, embeddings, settings.sample, settings.batch, kept)
         measurer = Measurer(drawer, encoders, references, trained, unseen, settings.losses, watch, kept, team)
         field = Field(measurer, checkpoints, settings.extent(described), settings.selection, settings.racing)

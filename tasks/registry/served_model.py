@@ -29,9 +29,11 @@ from mlflow.pyfunc import PyFuncModel, PythonModel, PythonModelContext
 from pandas import DataFrame
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tlora.metadata.sample_settings import SampleSettings
     from tlora.sampling import Painter
-    from tlora.text import TextEncoders
+    from tlora.text import Encoders
 
 _CODE = Path(__file__).parent / "code"
 _PARAMETERS = {  # as callers know them, and as the library does, which says what each may be
@@ -169,7 +171,7 @@ class _Loaded:
 
     library: str
     painter: "Painter"
-    encoders: "TextEncoders"
+    encoders: "Encoders"
     served: Mapping[str, Any]
 
 
@@ -184,26 +186,32 @@ def _load(library: str, context: PythonModelContext) -> _Loaded:
         context.artifacts.get("base", served["base"]), served["revision"], dtype, quantisation=served["quantisation"]
     )
     try:
-        transformer = model.load_transformer(spec).eval()
-        painter = _part(library, "sampling").Painter(transformer, model.load_vae(spec), model.load_scheduler(spec))
-        _part(library, "checkpoint").attach_adapter(painter.transformer, Path(context.artifacts["adapter"]))
-        painter.transformer.eval()
-        return _Loaded(library, painter, _part(library, "text").load_text_encoders(spec), served)
+        transformer, sampling = model.load_transformer(spec).eval(), _part(library, "sampling")
+        _part(library, "checkpoint").attach_adapter(transformer, Path(context.artifacts["adapter"]))
+        encoders = _part(library, "text").load_text_encoders(spec)
+        empty = _encoded(library, encoders, "", served) if sampling.draws_twice(spec) else None
+        vae, scheduler = model.load_vae(spec), model.load_scheduler(spec)
+        painter = sampling.Painter(transformer.eval(), vae, scheduler, empty_prompt=empty)
+        return _Loaded(library, painter, encoders, served)
     except _part(library, "errors").TloraError as error:
         raise MlflowException(str(error)) from error
 
 
 def _draw(loaded: _Loaded, prompt: str, seed: int, settings: "SampleSettings") -> bytes:
-    sampling, text = _part(loaded.library, "sampling"), _part(loaded.library, "text")
-    ((_, embedding),) = text.encode_captions(loaded.encoders, [prompt], loaded.served["max_sequence_length"])
-    embeddings = (embedding.prompt_embeds[None], embedding.pooled_prompt_embeds[None])
+    embeddings = _encoded(loaded.library, loaded.encoders, prompt, loaded.served)
     try:
-        (picture,) = sampling.draw_pictures(loaded.painter, embeddings, [seed], settings)
+        (picture,) = _part(loaded.library, "sampling").draw_pictures(loaded.painter, embeddings, [seed], settings)
     except _part(loaded.library, "errors").SettingsError as error:
         raise MlflowException.invalid_parameter_value(str(error)) from error
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
+
+
+def _encoded(library: str, encoders: "Encoders", prompt: str, served: Mapping[str, Any]) -> "tuple[Tensor, Tensor]":
+    length = served["max_sequence_length"]
+    ((_, embedding),) = _part(library, "text").encode_captions(encoders, [prompt], length)
+    return embedding.prompt_embeds[None], embedding.pooled_prompt_embeds[None]
 
 
 def _own_library(code: Path) -> str:

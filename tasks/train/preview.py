@@ -57,21 +57,27 @@ class PreviewSettings:
 
 
 def draw_preview(
-    transformer: nn.Module, model: ModelSpec, embeddings: tuple[Tensor, Tensor], size: tuple[int, int], settings: PreviewSettings
+    transformer: nn.Module,
+    model: ModelSpec,
+    embeddings: tuple[Tensor, Tensor],
+    empty_prompt: tuple[Tensor, Tensor] | None,
+    size: tuple[int, int],
+    settings: PreviewSettings,
 ) -> tuple[Image.Image, float]:
     """Draw the same seed with the adapter and with the bare base.
 
     Args:
         transformer: With the adapter; left in training mode.
         model: Where VAE and scheduler come from.
-        embeddings: One row each of T5 and CLIP embeddings.
+        embeddings: Of one prompt.
+        empty_prompt: Of the empty one, for a base that draws twice.
         size: Width and height in pixels.
         settings: Steps.
 
     Returns:
         The picture with the adapter, and its mean absolute difference to the base's in 0..1.
     """
-    painter = Painter(transformer, load_vae(model), load_scheduler(model))
+    painter = Painter(transformer, load_vae(model), load_scheduler(model), empty_prompt=empty_prompt)
     transformer.eval()
     try:
         drawn = [

@@ -26,6 +26,7 @@ from tlora.flux.spec import ModelSpec
 from tlora.inject import require_targets
 from tlora.runtime.atomic_file import write_json, write_png
 from tlora.runtime.preemption import asked_to_stop
+from tlora.sampling import draws_twice
 from tlora.training.loop import Training, image_tokens
 from tlora.training.memory_advice import PARAMS_KEYS
 from tlora.training.mfu import device_name
@@ -157,7 +158,8 @@ class _Watch:
         text, size = self.captions.read([str(self.views.entries[0]["caption"])]), (width * factor, height * factor)
         try:
             with self.training.memory.phase("preview"):
-                return draw_preview(self.training.transformer, self.run.model, text, size, self.settings.preview)
+                empty = self.captions.read([""]) if draws_twice(self.run.model) else None
+                return draw_preview(self.training.transformer, self.run.model, text, empty, size, self.settings.preview)
         except OutOfMemoryError as error:
             _say(f"step {step}: no picture is drawn: {error}")
             return None

@@ -170,9 +170,7 @@ def _split(inspections: Sequence[Inspection], concept: Concept) -> tuple[Split, 
     return Split(build_manifest(train), build_manifest(held_out)), []
 
 
-def _check_lengths(
-    split: Split, concept: Concept, tokenizers: "Future[tuple[CaptionTokenizer, CaptionTokenizer]]"
-) -> Iterator[Finding]:
+def _check_lengths(split: Split, concept: Concept, tokenizers: "Future[tuple[CaptionTokenizer, ...]]") -> Iterator[Finding]:
     try:
         yield from check_lengths([*split.train.items, *split.held_out.items], concept, tokenizers.result())
     except ModelError as error:

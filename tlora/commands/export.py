@@ -61,6 +61,7 @@ def _bands(options: argparse.Namespace) -> None:
             raise SettingsError(str(error)) from error
     from tlora.exchange.layers import read_layers
     from tlora.exchange.rank_bands import Sampler, write_bands
+    from tlora.flux.files import read_family
     from tlora.flux.model import image_tokens_of, load_scheduler
     from tlora.flux.spec import ModelSpec
     from tlora.sampling import set_timesteps
@@ -70,7 +71,8 @@ def _bands(options: argparse.Namespace) -> None:
     if not base:
         raise SettingsError(f"{options.adapter} names no base model: give --base")
     spec = ModelSpec(base)
-    timesteps = set_timesteps(load_scheduler(spec), options.steps, image_tokens_of(spec, options.width, options.height))
+    tokens = image_tokens_of(spec, options.width, options.height)
+    timesteps = set_timesteps(load_scheduler(spec), options.steps, tokens, read_family(spec))
     sampler = Sampler(options.width, options.height, tuple(timesteps.tolist()))
     plan = write_bands(options.out, layers, metadata, sampler, options.max_bands)
     exact = "exact" if max(plan.errors) == 0 else f"inexact: at worst {max(plan.errors):.1%} of the update at a step"

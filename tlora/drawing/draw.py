@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tlora.drawing.picture_record import AdapterRecord, PictureRecord, save_picture
 from tlora.drawing.setup import DrawingSetup, furthest_apart, merged_where_wanted, open_painter
@@ -20,10 +21,11 @@ from tlora.pictures.decode import decode_picture
 from tlora.runtime.atomic_file import write_png
 from tlora.runtime.disk import require_writable
 from tlora.runtime.progress import Progress
-from tlora.sampling import SampleSettings, draw_pictures
+from tlora.sampling import SampleSettings, draw_pictures, draws_twice
 from tlora.text import embed_captions
 
 Say = Callable[[str], None]
+ReadPrompts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ def draw_to_folder(
     described = _Described(setup, tuple(records), base_revision(setup.base))
     for file in files:
         _say_adapter(file, described, say)
-    read = embed_captions(setup.base, [picture.prompt for picture in pictures], setup.max_sequence_length)
+    read, empty = _read_prompts(setup, [picture.prompt for picture in pictures])
     drawn: list[list[Path]] = [[] for _ in pictures]
     steps = sum(sample.num_inference_steps for sample in samples) * -(-len(pictures) // batch)
     steps += 0 if setup.merge == "no" else 2 * samples[-1].num_inference_steps
-    with open_painter(setup, say) as painter, Progress("infer", steps) as progress:
+    with open_painter(setup, empty, say) as painter, Progress("infer", steps) as progress:
 
         def draw(group: Sequence[Picture], sample: SampleSettings) -> list[Image.Image]:
             embeddings, seeds = read([picture.prompt for picture in group]), [picture.seed for picture in group]
@@ -98,9 +100,9 @@ def redraw(record: PictureRecord, setup: DrawingSetup, file: Path, say: Say) -> 
     if here != (record.device, record.torch):
         say(f"warning: drawn on {record.device} by torch {record.torch}, here {here[0]} and {here[1]}: pixels may differ")
     pictures = [Picture(p, s, "") for p, s in zip(record.prompts, record.seeds, strict=True)]
-    read = embed_captions(setup.base, record.prompts, setup.max_sequence_length)
+    read, empty = _read_prompts(setup, record.prompts)
     steps = record.sample.num_inference_steps
-    with open_painter(setup, say) as painter, Progress("infer", steps if setup.merge == "no" else 3 * steps) as progress:
+    with open_painter(setup, empty, say) as painter, Progress("infer", steps if setup.merge == "no" else 3 * steps) as progress:
 
         def draw() -> list[Image.Image]:
             embeddings = read(record.prompts)
@@ -124,6 +126,13 @@ def difference(one: Path, other: Path) -> str:
         return f"another size than {other}"
     furthest = furthest_apart(a, b)
     return f"differs from {other} by up to {furthest} of 255" if furthest else f"bit-equal to {other}"
+
+
+def _read_prompts(setup: DrawingSetup, prompts: Sequence[str]) -> tuple[ReadPrompts, tuple[Tensor, Tensor] | None]:
+    """Encode prompts, and beside them the empty one for a base that draws twice."""
+    partner = [""] if draws_twice(setup.base) else []
+    read = embed_captions(setup.base, [*prompts, *partner], setup.max_sequence_length)
+    return read, read(partner) if partner else None
 
 
 @dataclass(frozen=True)

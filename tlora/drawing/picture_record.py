@@ -38,7 +38,7 @@ class PictureRecord:
         dtype: Type of the frozen weights.
         adapters: In the order in which they were injected.
         sample: Size, steps, guidance, strength, masks.
-        max_sequence_length: T5 tokens of the prompt.
+        max_sequence_length: Tokens of the prompt.
         prompts: Of all pictures that were drawn at once with this one: sums of a batch round differently from those of one.
         seeds: Theirs.
         place: Of this picture among them.

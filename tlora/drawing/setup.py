@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from tlora.checkpoint import attach_adapter
 from tlora.drawing.offload import OneAtATime, WaitNotifier, offload_layer_by_layer
@@ -28,7 +29,7 @@ class DrawingSetup:
         base: The base model.
         adapters: One or more, folders or files.
         strengths: Of each adapter, as a share of the sample's `lora_scale`.
-        max_sequence_length: T5 tokens of a prompt.
+        max_sequence_length: Tokens of a prompt.
         offload: What leaves the GPU while it does not compute: nothing, whole `model`s, or layers `sequential`ly.
         merge: Fold the adapter into the weights; `forced` even where rounding eats much of it.
     """
@@ -50,10 +51,10 @@ class DrawingSetup:
 
 
 @contextmanager
-def open_painter(setup: DrawingSetup, say: Say) -> Iterator[Painter]:
+def open_painter(setup: DrawingSetup, empty_prompt: tuple[Tensor, Tensor] | None, say: Say) -> Iterator[Painter]:
     """Lend what draws, with the adapters attached, and say what is waited for meanwhile."""
     with WaitNotifier(say) as notifier:
-        yield _load_painter(setup, notifier, say)
+        yield dataclasses.replace(_load_painter(setup, notifier, say), empty_prompt=empty_prompt)
 
 
 @contextmanager

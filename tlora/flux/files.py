@@ -62,9 +62,9 @@ def read_family(spec: ModelSpec, *, fetch: bool = False) -> Family:
             raise ModelError(f"{spec.path}: {why}")
     if not pipeline and not network:
         return hub_base(spec.path).shape.family
-    for family in FAMILIES:
-        if pipeline in family.pipelines or network == family.transformer:
-            return family
+    by_pipeline = next((family for family in FAMILIES if pipeline in family.pipelines), None)
+    if family := by_pipeline or next((family for family in FAMILIES if network == family.transformer), None):
+        return family
     known = " and ".join(family.pipelines[0] for family in FAMILIES)
     raise ModelError(f"{spec.path}: {pipeline or network} is no base that an adapter can be trained on; {known} are")
 

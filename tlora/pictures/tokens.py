@@ -15,10 +15,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tlora.errors import ModelError
-from tlora.flux.files import local_file
+from tlora.flux.families import FLUX_1, Family
+from tlora.flux.files import local_file, read_family
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.atomic_file import write_json
 
+_MARK = "CAPTION"
 _AT_ONCE = 500  # captions: an encoding holds a dozen numbers a token
 
 
@@ -27,7 +29,7 @@ class TextSettings:
     """How captions are encoded.
 
     Args:
-        max_sequence_length: T5 tokens, padded or cut; FLUX.1-dev takes up to 512, the pocket up to 77.
+        max_sequence_length: T5's or Qwen3's tokens, padded or cut; they take up to 512, the pocket's up to 77.
     """
 
     max_sequence_length: int = 77
@@ -39,30 +41,40 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class CaptionTokenizer:
-    """The tokenizer of one text encoder, and how many tokens the encoder reads, special ones included."""
+    """The tokenizer of one text encoder, and how many tokens the encoder reads, special ones included.
+
+    `before` and `after` are what an encoder that answers in a chat is told around a caption.
+    """
 
     encoder: str
     tokenizer: Tokenizer
     limit: int
+    before: str = ""
+    after: str = ""
 
 
-def load_tokenizers(spec: ModelSpec, max_sequence_length: int, kept: Path) -> tuple[CaptionTokenizer, CaptionTokenizer]:
-    """Load both tokenizers of a base model from this machine; nothing is downloaded.
+def load_tokenizers(spec: ModelSpec, max_sequence_length: int, kept: Path) -> tuple[CaptionTokenizer, ...]:
+    """Load the tokenizers of a base model from this machine; nothing is downloaded.
 
     Args:
         spec: The base model.
-        max_sequence_length: Tokens that T5 is given; CLIP's number is its own.
+        max_sequence_length: Tokens that T5 or Qwen3 is given; CLIP's number is its own.
         kept: Folder for what was built, a file for each tokenizer.
 
     Returns:
-        CLIP's and T5's.
+        CLIP's and T5's, or Qwen3's.
 
     Raises:
         ModelError: If the base model is not on this machine, or its tokenizers cannot be read.
     """
     folder = local_file(spec, "tokenizer/tokenizer_config.json").parents[1]
-    require_vocabularies(folder)
+    family = read_family(spec)
+    require_vocabularies(folder, family)
     try:
+        if family.text == "qwen3":
+            qwen, _ = _load("Qwen2Tokenizer", folder / "tokenizer", kept)
+            before, after = _around_a_caption(folder / "tokenizer")
+            return (CaptionTokenizer("Qwen3", qwen, max_sequence_length, before, after),)
         clip, clip_limit = _load("CLIPTokenizer", folder / "tokenizer", kept)
         t5, _ = _load("T5Tokenizer", folder / "tokenizer_2", kept)
     except (OSError, ValueError) as error:
@@ -70,15 +82,38 @@ def load_tokenizers(spec: ModelSpec, max_sequence_length: int, kept: Path) -> tu
     return CaptionTokenizer("CLIP", clip, clip_limit), CaptionTokenizer("T5", t5, max_sequence_length)
 
 
-def require_vocabularies(folder: Path) -> None:
+def require_vocabularies(folder: Path, family: Family = FLUX_1) -> None:
     """Refuse a base model without tokenizer files, for which transformers would make empty tokenizers and say nothing.
 
     Raises:
         ModelError: Naming the folder that has none.
     """
-    for part, names in (("tokenizer", ("tokenizer.json", "vocab.json")), ("tokenizer_2", ("tokenizer.json", "spiece.model"))):
+    wanted = [("tokenizer", ("tokenizer.json", "vocab.json")), ("tokenizer_2", ("tokenizer.json", "spiece.model"))]
+    for part, names in wanted[: len(family.text_encoders)]:
         if not any((folder / part / name).is_file() for name in names):
             raise ModelError(f"{folder / part}: no tokenizer there ({' or '.join(names)}): the base model is not on this machine")
+
+
+def worded_for_qwen(tokenizer: Any, caption: str) -> str:
+    """Return a caption as Qwen3 is given it: as what a person says in a chat, before an answer without thinking.
+
+    Args:
+        tokenizer: transformers' tokenizer, which brings the template of the chat.
+        caption: The caption.
+
+    Source:
+        `Flux2KleinPipeline._get_qwen3_prompt_embeds` in diffusers.
+    """
+    said = [{"role": "user", "content": caption}]
+    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, enable_thinking=False))
+
+
+def _around_a_caption(folder: Path) -> tuple[str, str]:
+    """Return what the template of the chat puts before and after a caption."""
+    import transformers
+
+    before, _, after = worded_for_qwen(transformers.Qwen2Tokenizer.from_pretrained(folder), _MARK).partition(_MARK)
+    return before, after
 
 
 def count_tokens(tokenizer: CaptionTokenizer, captions: Iterable[str]) -> dict[str, int]:
@@ -87,7 +122,7 @@ def count_tokens(tokenizer: CaptionTokenizer, captions: Iterable[str]) -> dict[s
     distinct = list(dict.fromkeys(captions))
     for first in range(0, len(distinct), _AT_ONCE):
         some = distinct[first : first + _AT_ONCE]
-        encodings = tokenizer.tokenizer.encode_batch_fast(some)
+        encodings = tokenizer.tokenizer.encode_batch_fast([f"{tokenizer.before}{text}{tokenizer.after}" for text in some])
         counts.update(zip(some, map(len, encodings), strict=True))
     return counts
 
@@ -95,8 +130,9 @@ def count_tokens(tokenizer: CaptionTokenizer, captions: Iterable[str]) -> dict[s
 def truncate_caption(tokenizer: CaptionTokenizer, caption: str) -> tuple[str, str]:
     """Return the part of a caption that the encoder reads, and the part that it never sees."""
     special = tokenizer.tokenizer.num_special_tokens_to_add(is_pair=False)
-    read = tokenizer.tokenizer.encode(caption, add_special_tokens=False).offsets[: tokenizer.limit - special]
-    end = read[-1][1] if read else 0
+    given = tokenizer.tokenizer.encode(tokenizer.before + caption, add_special_tokens=False)
+    read = given.offsets[: tokenizer.limit - special]
+    end = max(0, read[-1][1] - len(tokenizer.before)) if read else 0
     return caption[:end], caption[end:].strip()
 
 

@@ -22,7 +22,7 @@ from tlora.flux.cached import LatentItem
 from tlora.flux.latents import PATCH
 from tlora.flux.model import TRAINING_GUIDANCE, Conditioning, predict_velocity
 from tlora.flux.noise import MAX_TIMESTEP, draw_sigma, mix_noise, sample_generator, velocity_target
-from tlora.inject import adapter_layers, mask_at, tlora_parameters
+from tlora.inject import adapter_layers, family_of, mask_at, tlora_parameters
 from tlora.training.frozen_ranks import freeze_ranks
 from tlora.training.mfu import matmul_rate, step_cost
 from tlora.training.optimizer import build_optimizer, learning_rate, optimizer_tensors, restore_optimizer
@@ -240,7 +240,7 @@ class Training:
 
     def _draw_level(self, tokens: int, slot: int) -> _Level:
         generator = sample_generator(self.settings.loop.seed, self.step, slot)
-        sigma = draw_sigma(self.settings.noise, tokens, generator)
+        sigma = draw_sigma(self.settings.noise, tokens, generator, family_of(self.transformer))
         return _Level(sigma, torch.rand(1, generator=generator).item() < self.settings.loop.caption_dropout, generator)
 
     def _optimise(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tlora.flux.families import FLUX_1, Family
 from tlora.flux.noise import MAX_TIMESTEP, NoiseSettings, sigma_quantile
 from tlora.schedule import RankSchedule
 
@@ -16,10 +17,12 @@ _LEVELS = 4096
 _SHOWN = 10  # ranks in the line; of more, every so many
 
 
-def rank_activity(schedule: RankSchedule, noise: NoiseSettings, image_tokens: int) -> Float[Tensor, " rank"]:
+def rank_activity(
+    schedule: RankSchedule, noise: NoiseSettings, image_tokens: int, family: Family = FLUX_1
+) -> Float[Tensor, " rank"]:
     """Return the share of training samples in which each rank takes part, first rank first."""
     shares = (torch.arange(_LEVELS) + 0.5) / _LEVELS
-    return schedule.mask(sigma_quantile(noise, image_tokens, shares) * MAX_TIMESTEP).mean(dim=0)
+    return schedule.mask(sigma_quantile(noise, image_tokens, shares, family) * MAX_TIMESTEP).mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from tlora.flux.cached import LatentItem
-from tlora.flux.files import read_shape
+from tlora.flux.files import read_family, read_shape
 from tlora.flux.model import choose_device, load_scheduler, load_transformer
 from tlora.flux.noise import MAX_TIMESTEP
 from tlora.flux.spec import ModelSpec
@@ -201,8 +201,9 @@ def _say_rank_activity(run: Run, num_inference_steps: int, say: Say) -> None:
     if not run.settings.adapter.enable_rank_masking:
         return
     schedule, tokens = run.settings.adapter.schedule(MAX_TIMESTEP), image_tokens(run.data.shapes[0])
-    reach = sampler_reach(schedule, set_timesteps(load_scheduler(run.model), num_inference_steps, tokens))
-    for line in activity_lines(schedule, rank_activity(schedule, run.settings.noise, tokens), reach):
+    family = read_family(run.model)
+    reach = sampler_reach(schedule, set_timesteps(load_scheduler(run.model), num_inference_steps, tokens, family))
+    for line in activity_lines(schedule, rank_activity(schedule, run.settings.noise, tokens, family), reach):
         say(line)
 
 
