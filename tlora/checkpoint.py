@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from tlora.errors import CheckpointError
-from tlora.inject import adapter_layers, eject_tlora_from_transformer, inject_tlora_into_transformer
+from tlora.inject import adapter_layers, eject_tlora_from_transformer, family_of, inject_tlora_into_transformer
 from tlora.metadata.adapter import AdapterMetadata, find_weights, read_metadata, read_strings, reason_of
 from tlora.runtime.atomic_file import write_bytes
 
@@ -78,11 +78,14 @@ def attach_adapter(transformer: nn.Module, file: Path, slot: int = 0) -> Adapter
         slot: Place of this adapter among several on one transformer, counted from 0.
 
     Raises:
-        CheckpointError: If the file cannot be trusted or does not fit; the transformer is then without any adapter.
+        CheckpointError: If the file cannot be trusted or does not fit, or was trained on another family; the transformer is then
+            without any adapter.
         InjectionError: If the targets do not fit, or an adapter is already there.
     """
     file = find_weights(file)
     metadata = read_metadata(file)
+    if metadata.family != (here := family_of(transformer).name):
+        raise CheckpointError(f"{file}: trained on a base of {metadata.family}, and this one is of {here}")
     inject_tlora_into_transformer(transformer, metadata.target_modules, metadata.config, seed=None, slot=slot)
     try:
         return load_tlora_weights(transformer, file, slot=slot)

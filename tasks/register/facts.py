@@ -88,6 +88,7 @@ def read_facts(
     told, licences = choice.metadata, licences_of(choice.metadata.base, licence)
     tags = {
         "base": told.base,
+        "family": told.family,
         "base_revision": told.base_revision,
         "rank_schedule": rank_schedule(told),
         "data_digest": told.data_digest,

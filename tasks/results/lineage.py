@@ -22,6 +22,7 @@ def adapter_lineage(metadata: AdapterMetadata) -> dict[str, str]:
     """Return what an adapter was trained on and with."""
     return {
         "Base model": metadata.base,
+        "Family": metadata.family,
         "Base revision": metadata.base_revision,
         "Rank schedule": rank_schedule(metadata),
         "Data digest": metadata.data_digest,

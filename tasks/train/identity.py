@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tasks.train.preview import PreviewSettings
 from tlora.flux.cached import CLASS_INDEX, INDEX
-from tlora.flux.files import base_revision
+from tlora.flux.files import base_revision, read_family
 from tlora.flux.noise import MAX_TIMESTEP
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import AdapterMetadata
@@ -81,6 +81,7 @@ def describe_adapter(settings: TrainSettings, model: ModelSpec, inputs: Inputs) 
         base=model.path,
         base_revision=base_revision(model),
         base_quantisation=model.quantisation,
+        family=read_family(model).name,
         data_digest=index["data_digest"],
         params_digest=params_digest(_asked_for(settings, model, inputs)),
         code_digest=code_digest(STAGE, FIRST_PARTY, CANNOT_CHANGE_RESULTS),

@@ -13,7 +13,7 @@ from tlora.commands.output_folder import claim_output
 from tlora.data import CaptionDataset, latent_weights
 from tlora.errors import SettingsError
 from tlora.flux.cached import LatentItem
-from tlora.flux.files import base_revision, require_base
+from tlora.flux.files import base_revision, read_family, require_base
 from tlora.flux.latents import PATCH
 from tlora.flux.model import encode_posterior, load_vae, outline_transformer, pixels_per_latent
 from tlora.flux.spec import ModelSpec
@@ -35,7 +35,7 @@ STATES = ".state"  # below the output folder
 GUARD_STEP = 50  # when the adapter's effect is checked, and once more at the end
 STATE_STEPS, KEEP_STATES = 50, 2  # what a kill can cost, and how many states are kept
 OUTPUT_BYTES = 1e9  # checkpoints and states of a large adapter
-SHAPES_NOTHING = ("train_data_dir", "output_dir", "num_inference_steps", "guidance_scale")
+SHAPES_NOTHING = ("train_data_dir", "output_dir", "num_inference_steps", "guidance_scale", "leave_blocks_out")
 Say = Callable[[str], None]
 
 
@@ -131,6 +131,7 @@ def _describe(config: FlatConfig, model: ModelSpec) -> AdapterMetadata:
         base=model.path,
         base_revision=base_revision(model),
         base_quantisation=model.quantisation,
+        family=read_family(model).name,
         data_digest=_data_digest(Path(config.train_data_dir)),
         params_digest=digest_of(_shaping(config)),
         code_digest=code_digest(__name__, ["tlora"]),

@@ -14,8 +14,9 @@ from tlora.drawing.setup import DrawingSetup, furthest_apart, merged_where_wante
 from tlora.errors import SettingsError
 from tlora.evaluation.grid import labelled_grid
 from tlora.evaluation.texture import seam_ratio
-from tlora.flux.files import base_revision, is_same_base, require_base
+from tlora.flux.files import base_revision, is_same_base, read_family, require_base
 from tlora.flux.model import choose_device
+from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import adapter_digest, find_weights, read_metadata
 from tlora.pictures.decode import decode_picture
 from tlora.runtime.atomic_file import write_png
@@ -56,6 +57,8 @@ def draw_to_folder(
     files = [find_weights(path) for path in setup.adapters]
     require_base(setup.base)
     require_writable(outdir)
+    for file in files:
+        _require_family(file, setup.base)
     records = [AdapterRecord(str(f), adapter_digest(f), s) for f, s in zip(files, setup.strengths, strict=True)]
     described = _Described(setup, tuple(records), base_revision(setup.base))
     for file in files:
@@ -162,6 +165,13 @@ class _Described:
             torch=torch.__version__,
             quantisation=self.setup.base.quantisation,
         )
+
+
+def _require_family(file: Path, base: ModelSpec) -> None:
+    """Refuse an adapter of another family, whose layers are not there, before anything is loaded."""
+    trained_on, here = read_metadata(file).family, read_family(base, fetch=True).name
+    if trained_on != here:
+        raise SettingsError(f"{file}: trained on a base of {trained_on}, and {base.path} is of {here}")
 
 
 def _say_adapter(file: Path, described: _Described, say: Say) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from tlora.evaluation.metric_words import KNOWN, describe
+from tlora.flux.families import FLUX_1, Family, family_named
 from tlora.metadata.adapter import AdapterMetadata
 from tlora.trust.licences import FLUX_DEV, NON_COMMERCIAL_FLUX, Licences, front_matter
 
@@ -72,7 +73,7 @@ def model_card(card: Card) -> str:
     name = card.adapter.concept or "adapter"
     parts = [
         f"---\n{yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)}---",
-        f"# {name}: a T-LoRA adapter for {card.adapter.base or 'FLUX.1'}",
+        f"# {name}: a T-LoRA adapter for {card.adapter.base or card.adapter.family}",
         "[T-LoRA](https://arxiv.org/abs/2507.05964) is LoRA whose active rank depends on the diffusion timestep: few ranks at"
         " high noise, all at low noise, so that a handful of pictures can be learnt without being memorised."
         + (f" Its trigger word is `{card.adapter.trigger}`." if card.adapter.trigger else ""),
@@ -95,8 +96,13 @@ def _front_matter(card: Card) -> dict[str, Any]:
     licence = front_matter(card.licences.adapter)
     on_hub = {"base_model": card.adapter.base, "base_model_relation": "adapter"} if card.base_is_on_hub else {}
     trigger = {"instance_prompt": card.adapter.trigger} if card.adapter.trigger else {}
-    common = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": ["t-lora", "lora", "flux", "text-to-image"]}
+    tags = ["t-lora", "lora", _family(card).tag, "text-to-image"]
+    common = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
     return {**on_hub, **licence, **common, **trigger}
+
+
+def _family(card: Card) -> Family:
+    return family_named(card.adapter.family) or FLUX_1
 
 
 def _scores_table(evaluation: Evaluated) -> str:
@@ -125,6 +131,7 @@ def _facts(card: Card) -> str:
     masked = f"{cfg.min_rank} at timestep {card.adapter.max_timestep:g} to {cfg.rank} at 0, exponent {cfg.alpha_rank_scale:g}"
     facts = {
         "base": card.adapter.base,
+        "family": card.adapter.family,
         "base revision": card.adapter.base_revision,
         "rank schedule": masked if cfg.enable_rank_masking else f"none: rank {cfg.rank} at every timestep",
         "alpha": f"{cfg.alpha:g}",
@@ -144,6 +151,7 @@ def _usage(card: Card) -> str:
     drawing = {**_FLUX_DRAWING, **card.evaluation.drawing}
     width, height, steps = drawing["width"], drawing["height"], drawing["num_inference_steps"]
     guidance, length = drawing["guidance_scale"], drawing["max_sequence_length"]
+    pipeline = _family(card).pipelines[0]
     dtype = "bfloat16" if card.base_is_on_hub or not card.adapter.base else "float32"
     bands = f"tlora export {card.file} --format bands --out bands --steps {steps} --width {width} --height {height}"
     comfy = ""
@@ -178,9 +186,9 @@ tlora export {card.file} --format diffusers --out diffusers.safetensors
 
 ```python
 import torch
-from diffusers import FluxPipeline
+from diffusers import {pipeline}
 
-pipe = FluxPipeline.from_pretrained("{base}", dtype=torch.{dtype})
+pipe = {pipeline}.from_pretrained("{base}", dtype=torch.{dtype})
 pipe.load_lora_weights(".", weight_name="diffusers.safetensors")
 picture = pipe(
     "{prompt}",

@@ -13,7 +13,8 @@ from tlora.exchange.read_lora import kind_of, read_foreign, read_tensors
 from tlora.metadata.adapter import AdapterMetadata, adapter_digest, find_weights, is_ours
 
 _STATED = (
-    "base", "base_revision", "base_quantisation", "concept", "trigger", "step", "data_digest", "params_digest", "code_digest",
+    "family", "base", "base_revision", "base_quantisation", "concept", "trigger", "step",
+    "data_digest", "params_digest", "code_digest",
 )  # fmt: skip
 _TABLE = ("layer", "in", "out", "ranks", "norm", "effective rank")
 
@@ -81,7 +82,7 @@ def _singular_values(factors: Factors) -> Tensor:
 def _facts(metadata: AdapterMetadata) -> dict[str, str]:
     cfg = metadata.config
     ranks = f"{cfg.min_rank} at timestep {metadata.max_timestep:g} to {cfg.rank} at 0, exponent {cfg.alpha_rank_scale:g}"
-    strings = metadata.to_strings()
+    strings = {"family": metadata.family, **metadata.to_strings()}
     return {
         "format": f"T-LoRA adapter, version {strings['format_version']}, readable since {strings['readable_since']}",
         "type": cfg.trainer_type + (f", {cfg.sig_type} of {cfg.svd_source}" if cfg.trainer_type == "ortho_lora" else ""),

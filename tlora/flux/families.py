@@ -15,6 +15,7 @@ class Family:
 
     Args:
         name: What people call it; adapters carry it.
+        tag: What the hub's cards call it.
         transformer: diffusers' class of the transformer.
         vae: diffusers' class of the VAE.
         pipelines: diffusers' pipelines whose folders these are; the first is the usual one.
@@ -29,10 +30,13 @@ class Family:
         shift: How the noise levels of a sampler, and of training where it follows one, are shifted by the picture's size.
         draws_twice: Whether guidance is a second forward with the empty prompt; else, if at all, it is an input.
         target_modules: Linears that are adapted where nobody says which: the attention of every block.
-        text_tokens: Tokens of a caption that its publisher pads to.
+        kept: What autograd keeps of a token in a stream of a double block, and in a single block, beside the inputs of adapted
+            layers, in widths: norms, attention, and what the GELU or SwiGLU needs (tests/tlora/training/test_memory_estimate.py).
+        passing: What backward holds of a token for a moment: the gradients of a block's widest tensors.
     """
 
     name: str
+    tag: str
     transformer: str
     vae: str
     pipelines: tuple[str, ...]
@@ -47,16 +51,24 @@ class Family:
     shift: Literal["linear", "empirical"]
     draws_twice: bool
     target_modules: tuple[str, ...]
-    text_tokens: int
+    kept: tuple[int, int]
+    passing: int
 
     @property
     def token_weights(self) -> int:
         """Return the weights of a block that each token meets, in squares of the width; alike in blocks of either kind."""
         return sum(row.inside * row.outside for row in self.blocks[1].linears if not row.is_modulation)
 
+    @property
+    def widest(self) -> int:
+        """Return the weights of the largest Linear that reads tokens, in squares of the width."""
+        rows = (row for each in self.blocks for row in each.linears if not row.is_modulation)
+        return max(row.inside * row.outside for row in rows)
+
 
 FLUX_1 = Family(
     name="FLUX.1",
+    tag="flux",
     transformer="FluxTransformer2DModel",
     vae="AutoencoderKL",
     pipelines=("FluxPipeline",),
@@ -71,10 +83,12 @@ FLUX_1 = Family(
     shift="linear",
     draws_twice=False,
     target_modules=("to_q", "to_k", "to_v"),
-    text_tokens=512,
+    kept=(12, 11),
+    passing=11,
 )
 FLUX_2_KLEIN = Family(
     name="FLUX.2 klein",
+    tag="flux2",
     transformer="Flux2Transformer2DModel",
     vae="AutoencoderKLFlux2",
     pipelines=("Flux2KleinPipeline",),
@@ -89,7 +103,8 @@ FLUX_2_KLEIN = Family(
     shift="empirical",
     draws_twice=True,
     target_modules=("to_q", "to_k", "to_v", "to_qkv_mlp_proj", "to_out"),
-    text_tokens=512,
+    kept=(17, 16),
+    passing=16,
 )
 FAMILIES = (FLUX_1, FLUX_2_KLEIN)
 _DEV = (

@@ -19,7 +19,8 @@ READABLE_SINCE = "0.1.0"  # the first release of this program that reads FORMAT_
 WEIGHTS_FILE = "tlora_weights.safetensors"
 BASE, FINAL = "base", "final"  # among checkpoints: the bare base, and the folder of the last one
 _IMPORT = "if another tool wrote it, 'tlora import {file} --out FOLDER' makes an adapter of it"
-_BEFORE_QUANTISATION = {"base_quantisation": "none"}  # files from then do not say
+FIRST_FAMILY = "FLUX.1"
+_UNSAID = {"base_quantisation": "none", "family": FIRST_FAMILY}  # of files from before there was anything else to say
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class AdapterMetadata:
         trigger: Trigger word.
         step: Optimizer steps taken.
         base_quantisation: How the base was held in training.
+        family: Whose network the base is (`tlora.flux.families`); FLUX.1's files do not say.
     """
 
     config: TLoRAConfig
@@ -53,12 +55,15 @@ class AdapterMetadata:
     trigger: str = ""
     step: int = 0
     base_quantisation: str = "none"
+    family: str = FIRST_FAMILY
 
     def to_strings(self) -> dict[str, str]:
         """Return the metadata as safetensors holds it."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["config"] = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
         plain["target_modules"] = json.dumps(list(self.target_modules))
+        if self.family == FIRST_FAMILY:
+            del plain["family"]
         version = {"format_version": str(FORMAT_VERSION), "readable_since": READABLE_SINCE}
         return version | {name: str(value) for name, value in plain.items()}
 
@@ -78,7 +83,7 @@ class AdapterMetadata:
                 f"{file}: written in format {version}, this program reads up to {FORMAT_VERSION}: it needs flux-tlora {needed}"
             )
         try:
-            complete = _BEFORE_QUANTISATION | dict(given)
+            complete = _UNSAID | dict(given)
             values: dict[str, Any] = {f.name: complete[f.name] for f in dataclasses.fields(AdapterMetadata)}
             values["config"] = parse_settings(TLoRAConfig, json.loads(given["config"]), "config")
             values["target_modules"] = tuple(json.loads(given["target_modules"]))

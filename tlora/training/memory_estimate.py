@@ -1,14 +1,14 @@
 """How much memory a training run needs, from the shapes alone: known before a weight is loaded.
 
-What autograd keeps was read off diffusers' FLUX blocks and checked against measured peaks (benchmarks/memory.py). Frozen Linears
-keep nothing but their weight, so a block keeps what its norms, its attention and its GELU need, and the inputs of the layers
-that are adapted. Lengths are counted in widths of the model, per token.
+What autograd keeps was read off diffusers' blocks and checked against measured peaks (benchmarks/memory.py). Frozen Linears
+keep nothing but their weight, so a block keeps what its norms, attention and GELU or SwiGLU need, and the inputs of the
+layers that are adapted. Lengths are counted in widths of the model, per token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tlora.flux.linears import DOUBLE, SINGLE, BlockLinear, BlockList
+from tlora.flux.linears import BlockLinear, BlockList
 from tlora.flux.spec import FluxShape, Quantisation
 from tlora.training.settings import TrainingSettings
 
@@ -17,9 +17,7 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # a weight, a scale of a byte for 64 of them, and one of four for 256 scales
 _NF4_TABLES = 4 * (256 + 16 + 1)  # of each layer
 _MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}  # a parameter; Prodigy also keeps where it began, and a running sum
-_KEPT = {"image": 12, "text": 12, "all": 11}  # a stream of a double block, and a single block: 2-3 norms, attention 4, GELU 4
 _NORMS = {"image": 2, "text": 2, "all": 1}
-_PASSING = 11  # what backward holds for a moment: the gradients of a block's widest tensors, 5 and 4 widths, and then some
 _RUNTIME = 30e6  # the libraries' code and workspaces
 GB = 1e9
 
@@ -73,7 +71,7 @@ def estimate_memory(shape: FluxShape, settings: TrainingSettings, targets: Seque
     """
     weights = weight_bytes(shape, load.dtype, load.quantisation)
     if load.quantisation != "none":
-        weights += 5 * shape.width**2 * _activation_size(load)  # the widest Linear, restored for as long as it computes
+        weights += shape.family.widest * shape.width**2 * _activation_size(load)  # restored while it computes
     elif load.dtype == "float32" and load.mixed_precision == "bf16":
         weights *= 1.5  # autocast's copies of frozen weights, which backward needs
     return MemoryEstimate(weights, _adapter_bytes(shape, settings, targets), _activation_bytes(shape, settings, targets, load))
@@ -112,11 +110,12 @@ def _adapter_bytes(shape: FluxShape, settings: TrainingSettings, targets: Sequen
 
 def _activation_bytes(shape: FluxShape, settings: TrainingSettings, targets: Sequence[str], load: Workload) -> float:
     tokens = {"image": load.image_tokens, "text": load.text_tokens, "all": load.image_tokens + load.text_tokens}
-    double = _kept_by_block(DOUBLE, ("image", "text"), settings, targets, load)
-    single = _kept_by_block(SINGLE, ("all",), settings, targets, load)
+    (double_list, single_list), (in_double, in_single) = shape.family.blocks, shape.family.kept
+    double = _kept_by_block(double_list, {"image": in_double, "text": in_double}, settings, targets, load)
+    single = _kept_by_block(single_list, {"all": in_single}, settings, targets, load)
     of_double, of_single = (sum(tokens[stream] * kept for stream, kept in block.items()) for block in (double, single))
     blocks = [of_double] * shape.double_blocks + [of_single] * shape.single_blocks
-    widths = _most_held(blocks, tokens["all"], settings.loop.recompute_every) + _PASSING * tokens["all"]
+    widths = _most_held(blocks, tokens["all"], settings.loop.recompute_every) + shape.family.passing * tokens["all"]
     batch = settings.loop.train_batch_size
     rows = batch + settings.preservation.most_of(batch)  # those that are preserved are computed a second time
     return widths * shape.width * rows * _activation_size(load)
@@ -133,11 +132,11 @@ def _most_held(blocks: Sequence[float], entry: float, recompute_every: int) -> f
 
 
 def _kept_by_block(
-    block: BlockList, streams: tuple[str, ...], settings: TrainingSettings, targets: Sequence[str], load: Workload
+    block: BlockList, streams: Mapping[str, int], settings: TrainingSettings, targets: Sequence[str], load: Workload
 ) -> dict[str, float]:
     """Return what autograd keeps of each stream, in widths per token."""
     autocast = load.mixed_precision == "bf16"
-    kept = {stream: float(_KEPT[stream] + _NORMS[stream] * autocast) for stream in streams}  # autocast's norms keep float32
+    kept = {stream: float(held + _NORMS[stream] * autocast) for stream, held in streams.items()}  # autocast's norms keep float32
     inputs: set[tuple[str, int]] = set()
     for target in _chosen(block, targets):
         own_copy = autocast or settings.adapter.dropout > 0
@@ -154,7 +153,8 @@ def _activation_size(load: Workload) -> int:
 
 
 def _block_kinds(shape: FluxShape) -> tuple[tuple[int, BlockList], ...]:
-    return (shape.double_blocks, DOUBLE), (shape.single_blocks, SINGLE)
+    double, single = shape.family.blocks
+    return (shape.double_blocks, double), (shape.single_blocks, single)
 
 
 def _chosen(block: BlockList, suffixes: Sequence[str]) -> list[BlockLinear]:

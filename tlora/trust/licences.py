@@ -15,8 +15,21 @@ from tlora.trust.settings import PARAMS
 
 FLUX_DEV = "black-forest-labs/FLUX.1-dev"
 NON_COMMERCIAL_FLUX = "flux-1-dev-non-commercial-license"
-_PUBLISHED = {FLUX_DEV: NON_COMMERCIAL_FLUX, "black-forest-labs/FLUX.1-schnell": "apache-2.0"}
-_LINKS = {NON_COMMERCIAL_FLUX: f"https://huggingface.co/{FLUX_DEV}/blob/main/LICENSE.md"}
+NON_COMMERCIAL_FLUX_2 = "flux-non-commercial-license"
+_BFL = "black-forest-labs"
+_PUBLISHED = {
+    FLUX_DEV: NON_COMMERCIAL_FLUX,
+    f"{_BFL}/FLUX.1-Krea-dev": NON_COMMERCIAL_FLUX,
+    f"{_BFL}/FLUX.1-schnell": "apache-2.0",
+    f"{_BFL}/FLUX.2-klein-base-4B": "apache-2.0",
+    f"{_BFL}/FLUX.2-klein-4B": "apache-2.0",
+    f"{_BFL}/FLUX.2-klein-base-9B": NON_COMMERCIAL_FLUX_2,
+    f"{_BFL}/FLUX.2-klein-9B": NON_COMMERCIAL_FLUX_2,
+}
+_LINKS = {
+    NON_COMMERCIAL_FLUX: f"https://huggingface.co/{FLUX_DEV}/blob/main/LICENSE.md",
+    NON_COMMERCIAL_FLUX_2: f"https://huggingface.co/{_BFL}/FLUX.2-klein-base-9B/blob/main/LICENSE.md",
+}
 _PERMISSIVE = "0bsd apache-2.0 bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 isc mit pddl-1.0 unlicense"
 _COMMERCIAL = frozenset(_PERMISSIVE.split()) | {"openrail", "openrail++"}
 _FORBIDDING = ("non-commercial", "noncommercial", "cc-by-nc", "research-only")

@@ -1,13 +1,17 @@
 """The estimate against what autograd really keeps of a tiny FLUX, byte by byte."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, predict, tiny_inputs, tiny_transformer
+from tests.tiny_klein import TEXT_WIDTH as KLEIN_TEXT_WIDTH
+from tests.tiny_klein import predict_klein, tiny_klein_inputs, tiny_klein_transformer
 from tests.tlora.adapted import ATTENTION, EVERY_SUFFIX, SMALL_RUN
+from tlora.flux.families import FLUX_2_KLEIN
 from tlora.flux.spec import FluxShape
 from tlora.inject import inject_tlora_into_transformer, tlora_parameters
 from tlora.training.memory_estimate import Workload, adapter_parameters, estimate_memory
@@ -15,6 +19,8 @@ from tlora.training.memory_estimate import Workload, adapter_parameters, estimat
 TINY = FluxShape(2, 2, 32, 16, TEXT_WIDTH, POOLED_WIDTH, 4 * LATENT_CHANNELS, True, 2)
 ROWS = COLUMNS = 16
 LOAD = Workload(ROWS * COLUMNS, 5, "float32", "no")
+TINY_KLEIN = FluxShape(2, 2, 32, 16, KLEIN_TEXT_WIDTH, 0, 4 * LATENT_CHANNELS, False, 2, FLUX_2_KLEIN)
+EVERY_KLEIN_SUFFIX = tuple(dict.fromkeys(row.name for each in FLUX_2_KLEIN.blocks for row in each.linears))
 PASSING = 11  # widths of a token that backward holds for a moment; forward keeps the rest
 
 
@@ -46,12 +52,36 @@ def test_the_number_of_trained_weights_is_that_of_the_adapter(trainer_type: str)
 def test_what_a_forward_keeps_for_backward_is_what_was_estimated(targets: tuple[str, ...]) -> None:
     estimate = estimate_memory(TINY, SMALL_RUN, targets, LOAD)
     passing = PASSING * (LOAD.image_tokens + LOAD.text_tokens) * TINY.width * 4 * 4
-    assert kept_bytes(targets) == pytest.approx(estimate.activations - passing, rel=0.15)
+    assert kept_of_flux(targets) == pytest.approx(estimate.activations - passing, rel=0.15)
 
 
-def kept_bytes(targets: tuple[str, ...]) -> int:
+@pytest.mark.parametrize(
+    "targets",
+    [
+        (*ATTENTION, "to_qkv_mlp_proj"),
+        (*ATTENTION, "to_qkv_mlp_proj", "attn.to_out"),
+        ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out", "to_qkv_mlp_proj"),
+        EVERY_KLEIN_SUFFIX,
+    ],
+)
+def test_what_a_forward_of_klein_keeps_for_backward_is_what_was_estimated(targets: tuple[str, ...]) -> None:
+    estimate, transformer = estimate_memory(TINY_KLEIN, SMALL_RUN, targets, LOAD), tiny_klein_transformer()
+    assert TINY_KLEIN.parameters == sum(p.numel() for p in transformer.parameters())
+    passing = FLUX_2_KLEIN.passing * (LOAD.image_tokens + LOAD.text_tokens) * TINY.width * 4 * 4
+    inputs = tiny_klein_inputs(4, rows=ROWS, columns=COLUMNS)
+    kept = kept_bytes(targets, transformer, lambda: predict_klein(transformer, inputs, {"sigma_mask": torch.ones(4, 2)}))
+    assert kept == pytest.approx(estimate.activations - passing, rel=0.15)
+    assert adapter_parameters(TINY_KLEIN, SMALL_RUN, targets) == sum(p.numel() for p in tlora_parameters(transformer))
+
+
+def kept_of_flux(targets: tuple[str, ...]) -> int:
+    transformer, inputs = tiny_transformer(), tiny_inputs(4, rows=ROWS, columns=COLUMNS)
+    return kept_bytes(targets, transformer, lambda: predict(transformer, inputs, {"sigma_mask": torch.ones(4, 2)}))
+
+
+def kept_bytes(targets: tuple[str, ...], transformer: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Return the bytes that autograd keeps of one forward of four samples, each storage once, weights left out."""
-    transformer = tiny_transformer().train()
+    transformer.train()
     inject_tlora_into_transformer(transformer, targets, SMALL_RUN.adapter)
     weights = {t.untyped_storage().data_ptr() for t in (*transformer.parameters(), *transformer.buffers())}
     kept: dict[int, Tensor] = {}
@@ -61,7 +91,7 @@ def kept_bytes(targets: tuple[str, ...]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        prediction = predict(transformer, tiny_inputs(4, rows=ROWS, columns=COLUMNS), {"sigma_mask": torch.ones(4, 2)})
+        prediction = forward()
     assert prediction.requires_grad
     return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in weights)
 
