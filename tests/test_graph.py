@@ -32,7 +32,7 @@ def test_every_command_of_tasks_is_a_stage():
     assert commands == set(stages())
 
 
-@pytest.mark.parametrize("params", ["params.yaml", "params/pocket.yaml", "params/flux1-dev.yaml"])
+@pytest.mark.parametrize("params", ["params.yaml", *sorted(f"params/{file.name}" for file in (ROOT / "params").glob("*.yaml"))])
 def test_every_section_of_params_belongs_to_a_stage_or_to_several(params: str):
     sections = set(yaml.safe_load((ROOT / params).read_text()))
     assert sections - SHARED_SECTIONS == set(stages()) - {"register"}  # which has nothing to set

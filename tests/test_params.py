@@ -18,7 +18,7 @@ from tlora.commands.flat_config import FlatConfig, read_flat_config
 from tlora.runtime.settings import parse_settings
 
 ROOT = Path(__file__).parents[1]
-FILES = ["params.yaml", "params/pocket.yaml", "params/flux1-dev.yaml"]
+FILES = ["params.yaml", *(f"params/{file.name}" for file in sorted((ROOT / "params").glob("*.yaml")))]
 STAGES = [validate, cache_prompts, cache_latents, train, evaluate, register]
 
 
@@ -28,8 +28,17 @@ def keys(file: str) -> set[tuple[str, str]]:
     return {(section, key) for section, values in params.items() for key in values}
 
 
-def test_all_parameter_files_have_the_same_keys() -> None:
-    assert keys("params/flux1-dev.yaml") == keys("params/pocket.yaml") == keys("params.yaml")
+@pytest.mark.parametrize("file", FILES)
+def test_all_parameter_files_have_the_same_keys(file: str) -> None:
+    assert keys(file) == keys("params.yaml")
+
+
+def test_krea_differs_from_flux_1_dev_in_nothing_but_its_weights() -> None:
+    dev, krea = (yaml.safe_load((ROOT / f"params/flux1-{name}.yaml").read_text()) for name in ("dev", "krea-dev"))
+    assert krea["model"].pop("path") == "black-forest-labs/FLUX.1-Krea-dev"
+    assert dev["model"].pop("revision") != krea["model"].pop("revision")
+    del dev["model"]["path"]
+    assert krea == dev
 
 
 def test_what_is_shipped_is_the_pocket() -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tlora.commands.presets import USABLE, Preset, choose_preset
-from tlora.flux.spec import FluxShape, ModelSpec
+from tlora.flux.spec import FluxShape, ModelSpec, hub_base
 from tlora.runtime.settings import parse_settings
 from tlora.training.memory_advice import FLAT_KEYS, MemoryPlan
 from tlora.training.memory_estimate import Workload
@@ -31,6 +31,43 @@ def plan(card: float, resolution: int = 1024) -> MemoryPlan:
     settings = parse_settings(TrainingSettings, {k: v for k, v in TRAIN.items() if k in known}, "params")
     load = Workload((resolution // 16) ** 2, 77, PARAMS["model"]["dtype"], TRAIN["mixed_precision"])
     return MemoryPlan(FluxShape(), settings, tuple(TRAIN["target_modules"]), load, card * 1e9)
+
+
+def klein_plan(card: float) -> MemoryPlan:
+    params = yaml.safe_load((ROOT / "params/flux2-klein-base-4b.yaml").read_text())
+    train, known = (
+        params["train"],
+        {f.name for p in TrainingSettings.__dataclass_fields__.values() for f in dataclasses.fields(p.type)},
+    )
+    settings = parse_settings(TrainingSettings, {k: v for k, v in train.items() if k in known}, "params")
+    tokens = (params["cache_latents"]["resolution"] // 16) ** 2
+    load = Workload(tokens, params["cache_prompts"]["max_sequence_length"], params["model"]["dtype"], train["mixed_precision"])
+    return MemoryPlan(hub_base(params["model"]["path"]).shape, settings, tuple(train["target_modules"]), load, card * 1e9)
+
+
+@pytest.mark.parametrize(
+    ("card", "advice"),
+    [(8, ("int8", True, 1)), (12, ("none", True, 1)), (16, ("none", True, 2)), (24, ("none", 4, 1)), (48, ("none", False, 2))],
+)
+def test_klein_has_a_preset_for_each_card_and_its_parameter_file_is_that_of_24_gb(
+    card: int, advice: tuple[str, bool | int, int]
+) -> None:
+    preset = choose_preset(klein_plan(card), 1024)
+    assert preset is not None
+    loop = preset.plan.settings.loop
+    assert (preset.plan.load.quantisation, loop.gradient_checkpointing, loop.train_batch_size) == advice
+    assert (preset.resolution, loop.train_batch_size * loop.gradient_accumulation_steps) == (1024, 4)
+    row = f"| klein, {card} GB | {advice[0]} | {_word(advice[1])} | {advice[2]} | {preset.plan.estimate().total / 1e9:.1f} GB |"
+    assert row in (ROOT / "docs/cards.md").read_text()
+    file = (ROOT / "params/flux2-klein-base-4b.yaml").read_text()
+    assert "on one GPU of 24 GB" in file.splitlines()[0]
+    if card == 24:
+        params, advised = yaml.safe_load(file), yaml.safe_load("\n".join(preset.lines()))
+        assert {section: {key: params[section][key] for key in values} for section, values in advised.items()} == advised
+
+
+def _word(recomputed: bool | int) -> str:
+    return ("on" if recomputed else "off") if isinstance(recomputed, bool) else str(recomputed)
 
 
 def chosen(card: float, resolution: int = 1024) -> Preset:
