@@ -68,15 +68,15 @@ def lies_in(path: Path, folder: Path) -> bool:
 NOT_IMPORTED: dict[str, dict[str, str]] = {
     "validate": {
         "tasks/pages": "charts gallery inline scores",
-        "tlora/flux": "cached latents linears model noise quantise",
+        "tlora/flux": "cached latents model noise quantise",
         "tlora/runtime": "device_lock lean_imports",
     },
     "cache_prompts": {
-        "tlora/flux": "latents linears model noise quantise",
+        "tlora/flux": "latents model noise quantise",
         "tlora/pictures": "boxes cicp decode described files heif icc loss_mask samples views",
         "tlora/runtime": "device_lock",
     },
-    "cache_latents": {"tlora/flux": "linears", "tlora/pictures": "tokens"},
+    "cache_latents": {"tlora/pictures": "tokens"},
     "evaluate": {"tlora/pictures": "files loss_mask tokens"},
 }
 

@@ -49,7 +49,7 @@ def make_evaluable(folder: Path, prompts: Sequence[str] = ()) -> None:
     cache_prompts(TextSettings(77), base, **manifests, concept=Path("concept.yaml"), captions=captions, evaluation=prompts)
     latents = {"train": Path("cache/latents/train"), "evaluation": Path("cache/latents/held_out")}
     cache_latents(ViewSettings(32, random_flip=True), base, **manifests, data=Path("data/images"), **latents)
-    _save_clip(folder / "clip")
+    save_clip(folder / "clip")
     for step in (2, 4, 6):
         save_checkpoint(step)
     params = yaml.safe_load((ROOT / "params/pocket.yaml").read_text())
@@ -68,7 +68,8 @@ def save_checkpoint(step: int, size: float = 0.05, **changes: Any) -> None:
     save_tlora_weights(transformer, Path(f"adapters/checkpoint-{step:06d}") / WEIGHTS_FILE, metadata)
 
 
-def _save_clip(folder: Path) -> None:
+def save_clip(folder: Path) -> None:
+    """Save a tiny random CLIP that measures."""
     tokenizer = build_clip_tokenizer()
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -78,9 +78,17 @@ def test_a_file_says_everything_about_itself(tmp_path: Path) -> None:
     save_tlora_weights(transformer, tmp_path / WEIGHTS_FILE, METADATA)
     assert read_metadata(tmp_path / WEIGHTS_FILE) == METADATA
     strings = METADATA.to_strings()
-    assert set(strings) == {"format_version", "readable_since"} | {field.name for field in fields(AdapterMetadata)}
+    fields_said = {field.name for field in fields(AdapterMetadata)} - {"family"}  # FLUX.1's files are as they were
+    assert set(strings) == {"format_version", "readable_since"} | fields_said
     assert json.loads(strings["config"])["min_rank"] == 1
     assert json.loads(strings["target_modules"]) == ["to_q", "proj_out"]
+
+
+def test_an_adapter_of_another_family_is_refused_with_both_names(tmp_path: Path) -> None:
+    save_tlora_weights(adapted(CFG, SUFFIXES), tmp_path / WEIGHTS_FILE, replace(METADATA, family="FLUX.2 klein"))
+    assert read_metadata(tmp_path / WEIGHTS_FILE).family == "FLUX.2 klein"
+    with pytest.raises(CheckpointError, match=r"trained on a base of FLUX\.2 klein, and this one is of FLUX\.1$"):
+        attach_adapter(tiny_transformer(), tmp_path / WEIGHTS_FILE)
 
 
 def test_the_file_holds_the_adapter_alone(tmp_path: Path) -> None:
