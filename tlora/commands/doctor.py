@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from tlora.commands.config_options import add_config_options, prepare, say
 from tlora.errors import SettingsError, TloraError
-from tlora.flux.files import hub_access, hub_folder, read_shape, require_base
+from tlora.flux.files import hub_access, hub_folder, is_distilled, read_shape, require_base
 from tlora.flux.spec import ModelSpec
+from tlora.metadata.sample_settings import SampleSettings
 from tlora.pictures.files import list_pictures, mask_path, read_caption
 from tlora.pictures.views import ViewSettings
 from tlora.runtime.disk import require_free_space
@@ -57,6 +58,7 @@ class _Subject:
     outputs: Path
     log: Path
     keys: "Keys"
+    sample: SampleSettings
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
         raise SettingsError(f"--card must be positive{' and below a million' * (options.card > 0)}, got {options.card:g}")
     subject = _from_flat(options.config) if options.config else _from_params(options.params)
     failed = False
-    for check in (_versions, _base, _device, _disk, _data, _memory, partial(_preset, card=options.card), _time):
+    for check in (_versions, _base, _device, _disk, _data, _memory, partial(_preset, card=options.card), _time, _drawing):
         try:
             for line in check(subject):
                 say(line)
@@ -99,8 +101,8 @@ def _from_params(path: Path) -> _Subject:
             raise SettingsError(f"{path}: section {name!r} is missing or is not a mapping")
         return params[name]
 
-    train = section("train")
-    known = field_names(TrainingSettings)
+    train, evaluate = section("train"), section("evaluate")
+    known, drawn = field_names(TrainingSettings), field_names(SampleSettings)
     return _Subject(
         parse_settings(ModelSpec, section("model"), f"{path}: model"),
         parse_settings(TrainingSettings, {k: v for k, v in train.items() if k in known}, f"{path}: train"),
@@ -112,6 +114,7 @@ def _from_params(path: Path) -> _Subject:
         Path(),
         Path("reports/train/log.jsonl"),
         PARAMS_KEYS,
+        parse_settings(SampleSettings, {k: v for k, v in evaluate.items() if k in drawn}, f"{path}: evaluate", complete=False),
     )
 
 
@@ -132,6 +135,7 @@ def _from_flat(path: Path) -> _Subject:
         output,
         output / "log.jsonl",
         FLAT_KEYS,
+        config.sample(),
     )
 
 
@@ -246,6 +250,18 @@ def _time(subject: _Subject) -> Iterator[str]:
     yield f"time: {loop.max_train_steps} steps of {seconds:.2f} s, {how}: {hours:.2f} hours of the device"
 
 
+def _drawing(subject: _Subject) -> Iterator[str]:
+    from tlora.flux.latents import PATCH
+
+    shape, sample = read_shape(subject.model), subject.sample
+    side = shape.pixels_per_latent * PATCH
+    twice = shape.family.draws_twice and sample.guidance_scale > 1 and not is_distilled(subject.model)
+    forward = shape.drawing_flops((sample.width // side) * (sample.height // side), subject.text_tokens)
+    seconds = sample.num_inference_steps * (1 + twice) * forward / _usual_rate(subject)
+    steps = f"{sample.num_inference_steps} steps{' of two forwards, for guidance' if twice else ''}"
+    yield f"drawing: {sample.width} x {sample.height} in {steps}: {seconds:.2g} s a picture, estimated and not measured"
+
+
 def _measured_seconds(subject: _Subject, flops: float) -> float | None:
     """Return a step's time in the last run, if base, size, batch and device are the same, and a step's work about as much."""
     import torch
@@ -275,11 +291,15 @@ def _on_gpu(subject: _Subject) -> bool:
 
 
 def _estimated_seconds(subject: _Subject, flops: float) -> float:
+    more = RECOMPUTED if subject.training.loop.gradient_checkpointing else 1.0
+    return more * flops / _usual_rate(subject)
+
+
+def _usual_rate(subject: _Subject) -> float:
+    """Return the FLOP/s that work is expected to reach here."""
     import torch
 
     from tlora.training.mfu import matmul_rate
 
     on_gpu = _on_gpu(subject)
-    rate = matmul_rate(torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16 if on_gpu else torch.float32)
-    more = RECOMPUTED if subject.training.loop.gradient_checkpointing else 1.0
-    return more * flops / (USUAL_SHARE * rate)
+    return USUAL_SHARE * matmul_rate(torch.device("cuda" if on_gpu else "cpu"), torch.bfloat16 if on_gpu else torch.float32)

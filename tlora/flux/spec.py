@@ -105,6 +105,11 @@ class FluxShape:
         of_single = self.single_blocks * (single.weights * d * d + bias * single.rows * d + 2 * self.head_width)
         return entrance + sides + of_double + of_single + 2 * d * d + 2 * bias * d + (d + bias) * self.channels
 
+    def drawing_flops(self, image_tokens: int, text_tokens: int) -> float:
+        """Return about how many FLOPs one forward of a sample costs."""
+        blocks, tokens = self.double_blocks + self.single_blocks, image_tokens + text_tokens
+        return blocks * (2.0 * self.family.token_weights * self.width**2 * tokens + 4.0 * self.width * tokens**2)
+
     def training_flops(self, image_tokens: int, text_tokens: int) -> float:
         """Return about how many FLOPs a sample costs: forward, and backward to the activations of a frozen base.
 

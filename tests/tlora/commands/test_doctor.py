@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from tests.tasks.data_folder import lay_out
+from tests.tiny_klein import tiny_klein_folder
 from tlora.cli import main
 from tlora.flux.spec import FluxShape
 
@@ -56,6 +57,18 @@ def test_what_is_in_order_is_said_with_memory_and_time(ward: Path, capsys: pytes
     assert "data: 6 pictures in data/images, 0 without a caption, 0 with a loss mask" in said
     assert "memory: about 0.0" in said
     assert "time: 200 steps of 1.80 s, as the last run measured them: 0.10 hours of the device" in said
+    assert "drawing: 64 x 64 in 16 steps: " in said
+
+
+def test_guidance_by_a_second_forward_is_in_the_time_of_a_picture(ward: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = yaml.safe_load((ward / "params.yaml").read_text())
+    params["model"]["path"] = str(tiny_klein_folder(ward / "klein"))
+    (ward / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(SystemExit):  # the pocket's targets miss the single blocks
+        main(["doctor"])
+    said = capsys.readouterr().out
+    assert "drawing: 64 x 64 in 16 steps of two forwards, for guidance: " in said
+    assert "leaves all 2 single_transformer_blocks untouched: use [" in said
 
 
 def test_whatever_is_wrong_is_said_at_once_each_in_a_line(
