@@ -101,6 +101,10 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "train: {trainer_type: loha}": ".trainer_type: must be one of lora, ortho_lora, got 'loha'",
     "train: {target_modules: [to_qq]}": "target_modules: 'to_qq' matches no Linear of the blocks, did you mean 'to_q'?",
     "train: {target_modules: [x_embedder]}": f"target_modules: 'x_embedder' is x_embedder, {OUTSIDE}",
+    "train: {target_modules: [proj_out]}": (
+        "target_modules: [proj_out] leaves all 2 transformer_blocks untouched: use [proj_out, to_q, to_k, to_v], or set"
+        " leave_blocks_out to true if that is meant"
+    ),
     "model: {dtype: float8}": ".dtype: must be one of float32, bfloat16, float16, got 'float8'",
     "model: {device: gpu}": "device: 'gpu' is no device: use cpu, cuda, cuda:0 or auto",
     "validate: {engine: dask}": ".engine: must be one of processes, ray, got 'dask'",
