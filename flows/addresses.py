@@ -22,12 +22,13 @@ class Addresses:
         return f"{self.prefect}/api"
 
 
-def require_port(port: int, name: str) -> int:
+def require_port(port: int, name: str, command: str = "serve") -> int:
     """Return a port that nobody listens on.
 
     Args:
         port: Which; 0 for any.
-        name: What chooses another one on the command line of `make serve`.
+        name: What chooses another one on make's command line.
+        command: What is made.
 
     Raises:
         SettingsError: If it is taken.
@@ -37,7 +38,7 @@ def require_port(port: int, name: str) -> int:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise SettingsError(f"port {port} is taken: choose another with 'make serve {name}=...'") from error
+            raise SettingsError(f"port {port} is taken: choose another with 'make {command} {name}=...'") from error
         return int(probe.getsockname()[1])
 
 

@@ -69,7 +69,7 @@ def check_all(since: datetime | None = None) -> Iterator[Check]:
 
 def check_answers() -> Iterator[Check]:
     """Ask both servers whether they are there, and nothing more: what looks every half minute must leave no traces."""
-    prefect, mlflow = served_at(), _mlflow_served_at()
+    prefect, mlflow = served_at(), mlflow_served_at()
     for what, address, health in (("Prefect", prefect.removesuffix("/api"), "api/health"), ("MLflow", mlflow, "health")):
         if not address:
             yield Check(what, "FAILS", "nothing is served here: make serve")
@@ -85,7 +85,8 @@ def served_at() -> str:
     return os.environ.get("PREFECT_API_URL") or (f"{left[0]}/api" if left else "")
 
 
-def _mlflow_served_at() -> str:
+def mlflow_served_at() -> str:
+    """Return where MLflow's pages are: MLFLOW_TRACKING_URI, or what `make serve` has left in `.state`; empty for nowhere."""
     uri, left = store_uri(), _left_addresses()
     return uri if uri.startswith("http") else (left[1] if left else "")
 

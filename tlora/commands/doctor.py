@@ -89,6 +89,21 @@ def run(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def costs_of(params: Path, card: float | None = None) -> Iterator[str]:
+    """Yield what training by a parameter file takes: a line of memory, one of time, and with a card what to set for it.
+
+    Args:
+        params: The pipeline's parameter file.
+        card: Its memory in GB; None for the one that is here.
+
+    Raises:
+        TloraError: If a setting is wrong or the base is not here.
+    """
+    subject = _from_params(params)
+    for check in (_memory, _time, partial(_preset, card=card)):
+        yield from check(subject)
+
+
 def _from_params(path: Path) -> _Subject:
     from tlora.pictures.tokens import TextSettings
     from tlora.training.memory_advice import PARAMS_KEYS
