@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.dvc_command import run_dvc
-from tasks.registry import promotion, versions
+from tasks.registry import promotion, versions, votes
 from tasks.registry.decisions import Decision, MadeOf, read_decisions
 from tasks.registry.names import CHALLENGER, CHAMPION, PREVIOUS
 from tasks.running.state_folder import state_folder
@@ -178,6 +178,10 @@ def _restore_version(store: Store, first: Decision, latest: Decision, present: P
 
 def _repeat(store: Store, decision: Decision, version: "ModelVersion | None") -> None:
     """Move the aliases as they were moved, and write the trail."""
+    if decision.event in ("voted", "round closed"):
+        if version:
+            votes.show_vote(store, decision, version)
+        return
     name, aliases = decision.model, versions.aliases_of(store, decision.model)
     number, champion = str(version.version) if version else "", aliases.get(CHAMPION, "")
     if decision.event == "registered":

@@ -19,7 +19,7 @@ from tlora.errors import SettingsError
 
 FILE = "decisions.jsonl"
 
-Event = Literal["registered", "promoted", "refused", "rolled back", "restored"]
+Event = Literal["registered", "promoted", "refused", "rolled back", "restored", "voted", "round closed"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Decision:
         model: Name of the registered model.
         version: Its number then.
         adapter: Digest of the adapter's bytes, by which a version is known in any registry.
-        told: Who decided (`by`), in which `run`, `why`, which `metrics`, on which `branch`; what there is of them.
+        told: Who decided (`by`), in which `run`, `why`, which `metrics`, on which `branch`; of a vote `prompt`, `seed`, what was
+            `said`, and `against` which adapter; what there is of them.
         made_of: Of a registration.
     """
 

@@ -13,6 +13,7 @@ from tasks.registry.names import CHALLENGER, CHAMPION, PREVIOUS
 from tasks.registry.trust import objection_to_signature
 from tasks.registry.verdict import Check, PromoteSettings, PromotionError, Verdict
 from tasks.registry.versions import ADAPTER_DIGEST, BRANCH, find_alias, scores_of, set_version_tags
+from tasks.registry.votes import read_round
 from tasks.results.evaluation import comparison_tags, read_evaluation
 from tasks.tracking.runs import evaluation_points, log_points
 from tasks.tracking.store import Store
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MEASURE = "prefect deployment run measure/champion"
+CLOSE = "python -m flows.votes --close NAME"
 EVENT = "promotion.event"  # tag of a version: what was decided of it last
 LATER = ("lost_prompts", "drift")  # versions registered before these were measured have none
 NOT_ASKED, DEFAULT = TrustSettings(), PromoteSettings()
@@ -73,7 +75,10 @@ def judge(
         return Verdict(model, number, other, objection=objection, remedy=_measure_like(mine))
     checks = _compare(scores_of(store, challenger), scores_of(store, champion), settings)
     failed = [f"{check.metric} is {check.shown}, {check.needed} needed" for check in checks if not check.passed]
-    return Verdict(model, number, other, checks, "; ".join(failed))
+    held = read_round(store, challenger, champion) if settings.votes else None
+    voted = held.objection(settings) if held else ""
+    remedy = CLOSE if held and voted and not held.closed_by and not failed else ""
+    return Verdict(model, number, other, checks, "; ".join(failed + [voted] * bool(voted)), remedy)
 
 
 def objection_to_origin(store: Store, version: "ModelVersion", settings: PromoteSettings, trust: TrustSettings) -> str:

@@ -26,6 +26,8 @@ class PromoteSettings:
         licence: `commercial`: no version is promoted that a licence of base, data or adapter does not let be used so.
         approval: Whether a person has to agree.
         approval_minutes: How long that is waited for; then it is a refusal.
+        votes: How many blind votes that prefer one side are asked for, at the least; 0 asks for none.
+        votes_share: Where the 95 % interval of the share that prefers the challenger must begin, at the least.
     """
 
     max_loss_similarity_held_out: float = 0.02
@@ -37,6 +39,8 @@ class PromoteSettings:
     licence: Literal["any", "commercial"] = "any"
     approval: bool = False
     approval_minutes: float = 1440.0
+    votes: int = 0
+    votes_share: float = 0.5
 
     def __post_init__(self) -> None:
         for name in (*(f"max_loss_{metric}" for metric in self.margins), *(f"max_{metric}" for metric in self.limits)):
@@ -44,6 +48,10 @@ class PromoteSettings:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.approval_minutes > 0:
             raise ValueError(f"approval_minutes must be above 0, got {self.approval_minutes}")
+        if self.votes < 0:
+            raise ValueError(f"votes must not be negative, got {self.votes}")
+        if not 0 <= self.votes_share < 1:
+            raise ValueError(f"votes_share must be in [0, 1), got {self.votes_share}")
         if self.approval_minutes > MOST_MINUTES:
             raise ValueError(f"approval_minutes must be at most {MOST_MINUTES}, got {self.approval_minutes}")
 

@@ -12,6 +12,7 @@ from tasks.registry.decisions import decisions_file, read_decisions
 from tasks.registry.promotion import judge, note_refusal, promote_version, roll_back
 from tasks.registry.verdict import PromoteSettings
 from tasks.registry.versions import aliases_of, versions_of
+from tasks.registry.votes import Vote, cast, open_pair, read_round
 from tasks.tracking.store import open_store
 from tests.tasks.finished_run import BASE, NAME, FinishedRun
 from tlora.flux.files import base_revision
@@ -19,6 +20,7 @@ from tlora.flux.spec import ModelSpec
 
 pytestmark = pytest.mark.slow
 SETTINGS = PromoteSettings()
+VOTE = Vote("eve", "a matbrk wall", 7, "both bad")
 OUTS = [
     "adapters",
     "artifacts/recommended",
@@ -71,6 +73,7 @@ def decided(finished_run: FinishedRun, store_file: Path, monkeypatch: pytest.Mon
         if seed == 3:
             roll_back(store, NAME, by="bob", run="calm-owl", why="grey joints")
     note_refusal(store, judge(store, NAME, SETTINGS), by="ann", run="red-hen", why="it copies")
+    cast(store, *open_pair(store, NAME), VOTE)
     return finished_run
 
 
@@ -84,6 +87,7 @@ def test_the_same_comes_back_and_what_was_refused_does_not_become_champion(
     lose_store(monkeypatch)
     decided.register()
     assert state() == before
+    assert read_round(open_store(), *open_pair(open_store(), NAME)).votes == (VOTE,)
     assert decisions_file().read_text() == lines
     said = capsys.readouterr().out
     assert f"restored {NAME} from what was decided: versions 1, 2, 3, 4; challenger 4, champion 2" in said
