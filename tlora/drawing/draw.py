@@ -58,12 +58,12 @@ def draw_to_folder(
     require_base(setup.base)
     require_writable(outdir)
     for file in files:
-        _require_family(file, setup.base)
+        require_family(file, setup.base)
     records = [AdapterRecord(str(f), adapter_digest(f), s) for f, s in zip(files, setup.strengths, strict=True)]
-    described = _Described(setup, tuple(records), base_revision(setup.base))
+    described = Described(setup, tuple(records), base_revision(setup.base))
     for file in files:
         _say_adapter(file, described, say)
-    read, empty = _read_prompts(setup, [picture.prompt for picture in pictures])
+    read, empty = read_prompts(setup, [picture.prompt for picture in pictures])
     drawn: list[list[Path]] = [[] for _ in pictures]
     steps = sum(sample.num_inference_steps for sample in samples) * -(-len(pictures) // batch)
     steps += 0 if setup.merge == "no" else 2 * samples[-1].num_inference_steps
@@ -103,7 +103,7 @@ def redraw(record: PictureRecord, setup: DrawingSetup, file: Path, say: Say) -> 
     if here != (record.device, record.torch):
         say(f"warning: drawn on {record.device} by torch {record.torch}, here {here[0]} and {here[1]}: pixels may differ")
     pictures = [Picture(p, s, "") for p, s in zip(record.prompts, record.seeds, strict=True)]
-    read, empty = _read_prompts(setup, record.prompts)
+    read, empty = read_prompts(setup, record.prompts)
     steps = record.sample.num_inference_steps
     with open_painter(setup, empty, say) as painter, Progress("infer", steps if setup.merge == "no" else 3 * steps) as progress:
 
@@ -113,7 +113,7 @@ def redraw(record: PictureRecord, setup: DrawingSetup, file: Path, say: Say) -> 
 
         with merged_where_wanted(setup, painter, draw, say):
             images = draw()
-    described = _Described(setup, record.adapters, record.base_digest)
+    described = Described(setup, record.adapters, record.base_digest)
     save_picture(file, images[record.place], described.record(pictures, record.place, record.sample))
 
 
@@ -131,7 +131,7 @@ def difference(one: Path, other: Path) -> str:
     return f"differs from {other} by up to {furthest} of 255" if furthest else f"bit-equal to {other}"
 
 
-def _read_prompts(setup: DrawingSetup, prompts: Sequence[str]) -> tuple[ReadPrompts, tuple[Tensor, Tensor] | None]:
+def read_prompts(setup: DrawingSetup, prompts: Sequence[str]) -> tuple[ReadPrompts, tuple[Tensor, Tensor] | None]:
     """Encode prompts, and beside them the empty one for a base that draws twice."""
     partner = [""] if draws_twice(setup.base) else []
     read = embed_captions(setup.base, [*prompts, *partner], setup.max_sequence_length)
@@ -139,14 +139,15 @@ def _read_prompts(setup: DrawingSetup, prompts: Sequence[str]) -> tuple[ReadProm
 
 
 @dataclass(frozen=True)
-class _Described:
-    """What all pictures of a run have in common."""
+class Described:
+    """What all pictures of a run have in common: setup, adapters, and what identifies the base's weights."""
 
     setup: DrawingSetup
     adapters: tuple[AdapterRecord, ...]
     base_digest: str
 
     def record(self, group: Sequence[Picture], place: int, sample: SampleSettings) -> PictureRecord:
+        """Return what a picture says of itself, of those that are drawn at once with it."""
         return PictureRecord(
             prompt=group[place].prompt,
             seed=group[place].seed,
@@ -167,14 +168,14 @@ class _Described:
         )
 
 
-def _require_family(file: Path, base: ModelSpec) -> None:
+def require_family(file: Path, base: ModelSpec) -> None:
     """Refuse an adapter of another family, whose layers are not there, before anything is loaded."""
     trained_on, here = read_metadata(file).family, read_family(base, fetch=True).name
     if trained_on != here:
         raise SettingsError(f"{file}: trained on a base of {trained_on}, and {base.path} is of {here}")
 
 
-def _say_adapter(file: Path, described: _Described, say: Say) -> None:
+def _say_adapter(file: Path, described: Described, say: Say) -> None:
     metadata = read_metadata(file)
     held = "" if metadata.base_quantisation == "none" else f" held as {metadata.base_quantisation}"
     say(f"{file}: step {metadata.step}, rank {metadata.config.rank}, trained on {metadata.base or 'an unnamed base'}{held}")

@@ -8,7 +8,7 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,16 +17,17 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
-def hold_device(device: str, stage: str) -> Iterator[None]:
+def hold_device(device: str, stage: str, say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a device for the length of the context, waiting for whoever has it and saying so every 30 s.
 
     Args:
         device: Such as `cuda:0` or `cpu`.
         stage: Who asks, for others who wait.
+        say: Where the line goes that somebody has it; by default it is printed.
     """
     handle = _open_for_everybody(Path(tempfile.gettempdir()) / f"tlora-{device.replace(':', '-')}.lock")
     try:
-        _wait_for(handle, device)
+        _wait_for(handle, device, say or _say)
         with suppress(OSError):  # another user's, from before it was everybody's to write: who holds it is not said then
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} {stage} in {Path.cwd()}".encode(), 0)
@@ -55,7 +56,11 @@ def _open_for_everybody(path: Path) -> int:
         return handle
 
 
-def _wait_for(handle: int, device: str) -> None:
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _wait_for(handle: int, device: str, say: Callable[[str], None]) -> None:
     spoke = -SECONDS_BETWEEN_LINES
     while True:
         try:
@@ -64,7 +69,7 @@ def _wait_for(handle: int, device: str) -> None:
             if time.monotonic() - spoke >= SECONDS_BETWEEN_LINES:
                 spoke = time.monotonic()
                 holder, _, stage = os.pread(handle, 200, 0).decode(errors="replace").partition(" ")
-                print(f"waiting for {device}, held by process {holder} ({stage})", flush=True)
+                say(f"waiting for {device}, held by process {holder} ({stage})")
             time.sleep(SECONDS_BETWEEN_TRIES)
         else:
             return
