@@ -18,7 +18,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=# in .venv only what is imported is compiled, and once
 
-.PHONY: moved constraints help setup pull demo new fix restore serve check plan promote rollback prune sbom audit test pocket pocket-gpu compare
+.PHONY: moved constraints help setup pull demo new fix caption restore serve studio check plan promote rollback prune sbom audit test pocket pocket-gpu compare
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -38,7 +38,16 @@ MOVED := $(shell [ ! -e .venv/bin/pip ] || grep -qF "$(CURDIR)/.venv" .venv/bin/
 
 .venv/.installed-dev: .venv/.installed
 	$(INSTALL) '.[dev]'
+	$(INSTALL_STUDIO)
+	touch $@ .venv/.installed-studio
+
+.venv/.installed-studio: .venv/.installed
+	$(INSTALL_STUDIO)
 	touch $@
+# Gradio asks for pillow below 13 and tomlkit below 0.15, which would change how pictures are read, and it works with ours
+# (findings/gradio_bounds.sh): so what the extra `studio` brings is installed at our pins without asking what else it wants.
+INSTALL_STUDIO = $(INSTALL_PINNED) --no-deps $(STUDIO)
+STUDIO := gradio gradio-client groovy hf-gradio brotli pydub safehttpx semantic-version python-multipart 'audioop-lts; python_full_version >= "3.13"'
 
 # One that is there keeps its Python: `rm -r .venv` to have another.
 NO_PYTHON := $(shell [ -x .venv/bin/python ] || echo none)
@@ -51,8 +60,9 @@ endef
 
 # The same pins either way. uv reads none of pip's settings: the folder of wheels that pip was told of is handed on.
 UV := $(shell command -v uv)
-INSTALL = $(if $(UV),UV_FIND_LINKS="$${UV_FIND_LINKS-$${PIP_FIND_LINKS-}}" uv pip install --python .venv/bin/python,.venv/bin/pip install --no-compile) \
-    --quiet --constraint constraints.txt --editable
+INSTALL = $(INSTALL_PINNED) --editable
+INSTALL_PINNED = $(if $(UV),UV_FIND_LINKS="$${UV_FIND_LINKS-$${PIP_FIND_LINKS-}}" uv pip install --python .venv/bin/python,.venv/bin/pip install --no-compile) \
+    --quiet --constraint constraints.txt
 # Compiling all that is installed takes longer and 530 MB; this is what the stages import.
 COMPILED := import dvc.commands.repro, mlflow.pyfunc, tasks.cache_prompts, tasks.evaluate.stage, tasks.register.stage, tasks.train.stage
 
@@ -77,6 +87,10 @@ fix: setup ## put right in data/ what needs no judgement; the originals are kept
 	python -m tasks.validate --fix --data data/images --concept concept.yaml \
 	    --manifest artifacts/manifest --report reports/validate && dvc add data
 
+# make caption MODEL=models/florence, or MODEL=florence-community/Florence-2-base REVISION=commit [TEMPLATE="{trigger}, {caption}"];  make caption WRITE=1
+caption: setup ## let a vision-language model propose captions, to be read; WRITE=1 writes them
+	python -m tasks.caption $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") $(if $(TEMPLATE),--template "$(TEMPLATE)") $(if $(WRITE),--write)
+
 # make restore VERSION=champion, or DIGEST=... of an earlier data.dvc
 restore: setup ## put data/ back to what a version was trained on: VERSION=champion
 	python -m tasks.restore_data $(if $(DIGEST),--digest "$(DIGEST)",--version "$(VERSION)")
@@ -85,6 +99,10 @@ restore: setup ## put data/ back to what a version was trained on: VERSION=champ
 serve: pull $(if $(STORE),.venv/.installed-dev) ## Prefect with its workers, and MLflow, on this machine, until Ctrl-C
 	python -m flows.serve $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT)) \
 	    $(if $(STORE),--store $(STORE)) $(if $(S3_PORT),--s3-port $(S3_PORT))
+
+# make studio [PORT=7860]; TLORA_STUDIO_LOGIN=name:password asks who comes
+studio: pull .venv/.installed-studio ## the page where a person starts, watches, tries, compares and decides, until Ctrl-C
+	python -m studio $(if $(PORT),--port $(PORT))
 
 check: setup ## whether what is served does its work: scheduler, workers, automations, MLflow, DVC remote
 	python -m flows.check

@@ -17,7 +17,7 @@ import grimp
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "pictures" / "house.svg"
 BEGIN, END = "<!-- rooms: written by docs/house.py -->\n", "<!-- end of rooms -->\n"
-PACKAGES = ("flows", "tasks", "tlora")
+PACKAGES = ("studio", "flows", "tasks", "tlora")
 WIDE, BOX, FLOOR, TITLE = 720, 30, 40, 34  # pixels of the picture
 
 
@@ -42,7 +42,7 @@ def reason(package: str, room: str) -> str:
 def table() -> str:
     """Return the rooms of `tasks` and `tlora` as a table in Markdown, highest floor first."""
     rows = ["| room | what it is for |", "|---|---|"]
-    for package in PACKAGES[1:]:
+    for package in PACKAGES[2:]:
         for room in (room for floor in floors(package) for room in floor):
             mark = "/" if (ROOT / package / room).is_dir() else ".py"
             rows.append(f"| `{package}/{room}{mark}` | {reason(package, room)} |")
@@ -53,7 +53,7 @@ def picture() -> str:
     """Return the house as an SVG: a block per package, a row per floor; imports go down only."""
     rows, y = [], 10
     for package in PACKAGES:
-        about = "" if floors(package) else ": a file for each flow and each part of one"
+        about = "" if floors(package) else f": a file for each {'tab' if package == 'studio' else 'flow'} and each part of one"
         rows.append(f'<text x="10" y="{y + 22}" class="title">{package}/{about}</text>')
         y += TITLE
         for floor in floors(package):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("flows", "tasks", "tlora", "pocket", "benchmarks")
+PACKAGES = ("studio", "flows", "tasks", "tlora", "pocket", "benchmarks")
 WALK = """\
 import importlib, json, os, runpy, sys
 names = [name for name in sys.argv[1:] if importlib.import_module(name)]  # once for all: each command is a fork of this process

@@ -109,7 +109,7 @@ class WarmBase:
             self._rest(device)
 
     def _embed(self, setup: DrawingSetup, prompt: str) -> Embedded:
-        """Return a prompt's embeddings, and the empty one's for a base that draws twice; the encoders are let go again, they are larger than all else."""
+        """Return embeddings of a prompt, and of the empty one where the base draws twice; the encoders are let go again."""
         if prompt not in self._embeddings:
             read, empty = read_prompts(setup, [prompt])
             self._embeddings[prompt] = read([prompt]), empty
