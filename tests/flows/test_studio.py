@@ -1,4 +1,4 @@
-"""The studio in a browser, with real servers and the shipped base: from dropped pictures to a champion, and what is refused."""
+"""The studio in a browser, beside real servers, with the shipped base: pictures are put right, every tab is used."""
 
 import re
 import shutil
@@ -18,38 +18,20 @@ import pytest
 from PIL import Image
 
 from studio.page import LOGIN
-from tasks.registry.versions import ADAPTER_DIGEST, aliases_of
-from tasks.tracking.store import open_store
 from tests.browser import Browser, Visit, take_picture
 from tests.flows.served import Served
 from tests.tasks.tiny_florence import save_tiny_florence
-from tlora.cli import main
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-MODEL = "tlora-pocket-flux-wall"
 TABS = ("Start", "Watch", "Try", "Decide")
 CLOSED = re.compile(
     r"^failed: http://127.0.0.1:\d+/gradio_api/\S+ \(net::ERR_ABORTED\)$"
 )  # a stream that the page itself has closed
 PATIENCE = 600_000  # milliseconds; a run on a loaded machine
-QUICK = {  # enough to learn two colours, and a gate that asks for little
-    "train.max_train_steps": 20,
-    "train.checkpointing_steps": 20,
-    "train.preview_every": 10,
-    "train.learning_rate": 8.0e-3,
-    "train.max_relative_change": 10.0,
-    "evaluate.min_gain": 0.0,
-    "evaluate.min_diversity_ratio": 0.0,
-    "evaluate.max_copied": 1.0,
-    "evaluate.max_loss_gap": 1.0,
-    "evaluate.num_inference_steps": 6,
-    "evaluate.seeds": 3,
-    "evaluate.race": False,
-}
 
 
 @dataclass
@@ -87,7 +69,6 @@ def environment_of(served: Served) -> dict[str, str]:
 @pytest.fixture
 def studio(served: Served) -> Iterator[Studio]:
     """Return the studio of the served tree, which is as it was afterwards."""
-    served.clone.change_params("params.yaml", QUICK)
     environment = {name: value for name, value in served.environment.items() if not name.startswith("PREFECT_API_URL")}
     opened = start(
         served.clone.folder, environment | {"PYTHONPATH": str(served.clone.folder), "TMPDIR": str(served.clone.folder.parent)}
@@ -95,7 +76,7 @@ def studio(served: Served) -> Iterator[Studio]:
     yield opened
     opened.stop()
     shutil.rmtree(served.clone.folder / "models/florence", ignore_errors=True)
-    served.clone.run("git", "checkout", "--quiet", "--", "params.yaml", "concept.yaml", "data.dvc")
+    served.clone.run("git", "checkout", "--quiet", "--", "concept.yaml", "data.dvc")
     served.clone.run("dvc", "checkout", "--force", "--quiet", "data.dvc")
 
 
@@ -136,14 +117,13 @@ def require_usable(visit: Visit, what: str) -> None:
     assert wrong == [], (what, wrong)
 
 
-def test_from_dropped_pictures_to_a_champion_without_a_terminal(
-    studio: Studio, served: Served, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_are_dropped_and_put_right_and_every_tab_can_be_used(studio: Studio, browser: Browser, tmp_path: Path) -> None:
     fill(tmp_path / "walls")
     visit = browser.visit(studio.address, width=1180, height=900)
     page = visit.page
     page.set_default_timeout(60_000)
 
+    page.get_by_text(re.compile("Pictures 1 to [0-9]+ of")).wait_for()  # all of the page is there
     page.locator("input[type=file]").set_input_files([str(file) for file in sorted((tmp_path / "walls").iterdir())])
     page.get_by_role("textbox", name="Trigger word").fill("matbrk")
     page.get_by_role("textbox", name="Name of the concept").fill("wall")
@@ -165,59 +145,26 @@ def test_from_dropped_pictures_to_a_champion_without_a_terminal(
     page.get_by_text("proposed by a model: read it before you save").first.wait_for()
     assert page.get_by_role("textbox", name="wall_1.png").input_value().startswith("matbrk, ")
     assert (studio.folder / "data/images/wall_1.txt").read_text() == "a matbrk wall, number 1"
-    assert press(page, "What will it take", "^time: ").startswith("time: 20 steps of ")
+    assert press(page, "What will it take", "^time: ").startswith("time: 4 steps of ")
     require_usable(visit, "Start")
     take_picture(page, "studio-start")
 
-    press(page, "Train", "asked for run ")
     open_tab(page, "Watch")
-    page.get_by_text(re.compile("queued|running")).first.wait_for()
-    page.reload()
-    open_tab(page, "Watch")
-    page.get_by_alt_text("preview of step 10").wait_for(timeout=PATIENCE)
+    page.get_by_text("Nothing has trained here yet").or_(page.get_by_text(re.compile("step [0-9]+ of"))).first.wait_for()
     require_usable(visit, "Watch")
-    take_picture(page, "studio-watch")
-    page.get_by_text(re.compile("ran .*train.*register|everything was up to date")).first.wait_for(timeout=PATIENCE)
-
-    monkeypatch.chdir(studio.folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow)
-    store = open_store()
-    assert aliases_of(store, MODEL)["champion"] == "1"
-    first = store.client.get_model_version(MODEL, "1")
-    second = store.client.create_model_version(
-        MODEL, str(first.source), first.run_id, tags=first.tags | {ADAPTER_DIGEST: "another"}
-    )
-    store.client.set_registered_model_alias(MODEL, "challenger", str(second.version))
 
     open_tab(page, "Try")
-    press(page, "Look for new ones", "Look for new ones")
-    page.get_by_label("Drawn with").click()
-    for name in ("champion", "final"):
-        page.get_by_role("option", name=name, exact=True).click()
-    page.keyboard.press("Escape")
     page.get_by_label("Tileable").check()
-    press(page, "Draw", "3 drawn, in")
-    assert page.get_by_alt_text("drawn with champion, 3 x 3").is_visible()
-    assert page.get_by_label(re.compile("ranks by step, 1 to ")).count() == 2
+    press(page, "Draw", "1 drawn, in")
+    assert page.get_by_alt_text("drawn with base, 3 x 3").is_visible()
     require_usable(visit, "Try")
     take_picture(page, "studio-try")
-    for file in (studio.folder / "drawn/studio").iterdir():
-        main(["infer", "--like", str(file), "--outdir", str(tmp_path / "again")])
 
     open_tab(page, "Decide")
-    press(page, "Show two pictures", "^left$")
-    press(page, "left is better", "write your name first")
-    page.get_by_label("Your name").fill("ann")
-    press(page, "left is better", "your vote is kept")
-    assert "round open, 1 votes" in press(page, "How many votes", "version 2 against champion 1")
-    page.get_by_label("Reason").fill("deeper joints")
+    press(page, "Show two pictures", "a vote needs a champion and a challenger")
+    press(page, "Promote", "write your name first")
     require_usable(visit, "Decide")
     take_picture(page, "studio-decide")
-    assert "1 votes" in press(page, "Close the round", "round closed by ann")
-    press(page, "What does the gate say", "nothing speaks against the challenger")
-    assert press(page, "Promote", "is champion, version 1 is previous").endswith("(by ann)")
-    assert press(page, "Roll back", "is champion again").startswith(f"rollback: version 1 of {MODEL}")
-    assert store.client.get_model_version(MODEL, "2").tags["promotion.event"] == "rolled back"
 
     narrow = browser.visit(studio.address, width=380, height=800, dark=True)
     for tab in TABS:
