@@ -120,14 +120,19 @@ def propose(model: str, revision: str, template: str) -> Path:
 
 
 def read_proposals() -> dict[str, str]:
-    """Return what is proposed, by the names of the pictures; nothing where nothing is.
+    """Return what is proposed, by the names of the pictures, but for pictures that came after it: they are others.
 
     Raises:
         SettingsError: If the file is not what `propose` writes.
     """
     file = proposals_file()
     told: Mapping[str, Any] = read_mapping(file, "captions by picture", "") if file.exists() else {}
-    return {str(name): " ".join(str(text).split()) for name, text in told.items()}
+    newer = (
+        {path.name for path in IMAGES.iterdir() if path.stat().st_mtime > file.stat().st_mtime}
+        if told and IMAGES.is_dir()
+        else set()
+    )
+    return {str(name): " ".join(str(text).split()) for name, text in told.items() if name not in newer}
 
 
 def forget_proposals(names: Collection[str]) -> None:

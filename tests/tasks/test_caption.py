@@ -1,5 +1,6 @@
 """Captions by a model are proposed, read and then written. The model is a tiny random Florence-2: what it says is noise."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def test_a_proposal_of_a_picture_that_is_gone_writes_nothing(folder: Path, capsy
     assert main(["--write"]) == 2
     assert "there is no picture picture_9.png any more" in capsys.readouterr().err
     assert (folder / "picture_0.txt").read_text() == "a matbrk wall, number 0"
+
+
+def test_a_picture_that_came_later_has_no_proposal(folder: Path) -> None:
+    proposals_file().write_text("picture_0.png: x\npicture_1.png: y\n")
+    later = proposals_file().stat().st_mtime + 5
+    os.utime(folder / "picture_0.png", (later, later))
+    assert read_proposals() == {"picture_1.png": "y"}
 
 
 def test_a_templates_other_braces_are_refused() -> None:
