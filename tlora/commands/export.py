@@ -71,8 +71,11 @@ def _bands(options: argparse.Namespace) -> None:
     if not base:
         raise SettingsError(f"{options.adapter} names no base model: give --base")
     spec = ModelSpec(base)
+    family = read_family(spec)
+    if family.name != metadata.family:
+        raise SettingsError(f"{options.adapter}: trained on a base of {metadata.family}, and {base} is of {family.name}")
     tokens = image_tokens_of(spec, options.width, options.height)
-    timesteps = set_timesteps(load_scheduler(spec), options.steps, tokens, read_family(spec))
+    timesteps = set_timesteps(load_scheduler(spec), options.steps, tokens, family)
     sampler = Sampler(options.width, options.height, tuple(timesteps.tolist()))
     plan = write_bands(options.out, layers, metadata, sampler, options.max_bands)
     exact = "exact" if max(plan.errors) == 0 else f"inexact: at worst {max(plan.errors):.1%} of the update at a step"

@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> None:
     """Import."""
     from tlora.exchange.read_lora import read_foreign
     from tlora.exchange.to_tlora import Schedule, import_lycoris, import_plain
-    from tlora.flux.files import base_revision
+    from tlora.flux.families import FLUX_1
+    from tlora.flux.files import base_revision, read_family
     from tlora.flux.spec import ModelSpec
     from tlora.metadata.adapter import WEIGHTS_FILE, AdapterMetadata
     from tlora.metadata.config import TLoRAConfig
@@ -50,9 +51,18 @@ def run(options: argparse.Namespace) -> None:
             f"{options.file}: holds {foreign.left_out()}, where no rank mask arrives: --skip-outside leaves it out"
         )
     schedule = Schedule(options.min_rank, options.alpha_rank_scale)
-    revision = base_revision(ModelSpec(options.base)) if options.base and ModelSpec(options.base).is_folder else ""
+    base = ModelSpec(options.base) if options.base else None
+    family = foreign.family or (read_family(base) if base else FLUX_1)
+    if base and base.is_folder and read_family(base) is not family:
+        raise CheckpointError(f"{options.file}: a LoRA of {family.name}, and {options.base} is {read_family(base).name}")
     about = AdapterMetadata(
-        TLoRAConfig(), (), base=options.base, base_revision=revision, concept=options.concept, trigger=options.trigger
+        TLoRAConfig(),
+        (),
+        base=options.base,
+        base_revision=base_revision(base) if base and base.is_folder else "",
+        concept=options.concept,
+        trigger=options.trigger,
+        family=family.name,
     )
     if foreign.is_lycoris:
         if not options.base:

@@ -15,7 +15,7 @@ from tlora.checkpoint import write_tensors
 from tlora.errors import CheckpointError
 from tlora.exchange.layer_names import FusedLinear, fused_linear_of
 from tlora.inject import Layer
-from tlora.metadata.adapter import FORMAT_VERSION, AdapterMetadata
+from tlora.metadata.adapter import FIRST_FAMILY, FORMAT_VERSION, AdapterMetadata
 
 Factors = tuple[Tensor, Tensor]  # up (out, n) and down (n, in), whose product is the update
 AUTHORS_NAMES = {  # Linears of an attention -> what the T-LoRA authors' processors call the layers beside them
@@ -40,9 +40,13 @@ def export_adapter(layers: Mapping[str, Layer], metadata: AdapterMetadata, file:
         dialect: A key of `DIALECTS`.
 
     Raises:
-        CheckpointError: If a layer has no name in that dialect; nothing is then written.
+        CheckpointError: If a layer has no name in that dialect, or it is another family's; nothing is then written.
     """
     factors = {name: layer.factors() for name, layer in layers.items()}
+    if dialect == "authors" and metadata.family != FIRST_FAMILY:
+        raise CheckpointError(
+            f"the authors' format is of FLUX.1's layers, and this adapter is of {metadata.family}: export bands"
+        )
     if dialect == "authors" and metadata.config.trainer_type != "lora":
         raise CheckpointError(
             f"an {metadata.config.trainer_type} has no form in the authors' format whose ranks can be masked: export bands"
@@ -75,7 +79,7 @@ def kohya_tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
     """Return the tensors by kohya's keys. Parts of one Linear share its LoRA, block by block, which is exact.
 
     Raises:
-        CheckpointError: If a layer is not one of FLUX's.
+        CheckpointError: If a layer is in no family's blocks.
     """
     grouped: dict[FusedLinear, dict[str, Factors]] = defaultdict(dict)
     for name, pair in factors.items():

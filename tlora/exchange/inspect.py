@@ -54,6 +54,8 @@ def _foreign(file: Path) -> tuple[dict[str, Factors], dict[str, str]]:
         }
     foreign = read_foreign(file)
     facts = foreign.metadata | {"format": foreign.dialect}
+    if foreign.family is not None:
+        facts["family"] = foreign.family.name
     if foreign.is_lycoris:
         facts["layers"] = "norms and ranks need the base: 'tlora import' takes it"
     if foreign.left_out():

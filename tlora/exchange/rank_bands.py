@@ -18,10 +18,10 @@ from torch import Tensor
 from tlora.checkpoint import write_tensors
 from tlora.errors import SettingsError
 from tlora.exchange import draw_bands
-from tlora.exchange.comfy_workflow import comfy_workflow
+from tlora.exchange.comfy_workflow import comfy_workflow, shift_of
 from tlora.exchange.export import describe, diffusers_tensors
 from tlora.inject import Layer
-from tlora.metadata.adapter import FORMAT_VERSION, AdapterMetadata
+from tlora.metadata.adapter import FIRST_FAMILY, FORMAT_VERSION, AdapterMetadata
 from tlora.runtime.atomic_file import write_json, write_text
 
 MANIFEST, PLAYER, WORKFLOW = "manifest.json", "draw_bands.py", "comfyui_workflow.json"
@@ -110,7 +110,8 @@ def write_bands(
         write_tensors(folder / f"{band.name}.safetensors", tensors, describe(metadata, "rank band", mask))
     write_text(folder / PLAYER, Path(draw_bands.__file__).read_text(encoding="utf-8"))
     starts = [(f"{band.name}.safetensors", band.first_step) for band in plan.bands]
-    workflow = comfy_workflow(starts, sampler.width, sampler.height, len(sampler.timesteps), metadata.trigger)
+    shift = None if metadata.family == FIRST_FAMILY else shift_of(sampler.timesteps)
+    workflow = comfy_workflow(starts, sampler.width, sampler.height, len(sampler.timesteps), metadata.trigger, shift)
     write_json(folder / WORKFLOW, workflow)
     write_json(folder / MANIFEST, _manifest(plan, metadata, sampler))
     return plan

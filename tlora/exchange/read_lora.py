@@ -16,8 +16,16 @@ from torch import Tensor
 from tlora.checkpoint import read_state
 from tlora.errors import CheckpointError
 from tlora.exchange.export import AUTHORS_NAMES, Factors
-from tlora.exchange.layer_names import FusedLinear, find_linear, is_layer_name, is_of_text_encoder, without_prefix
+from tlora.exchange.layer_names import (
+    FusedLinear,
+    family_of_keys,
+    find_linear,
+    is_layer_name,
+    is_of_text_encoder,
+    without_prefix,
+)
 from tlora.exchange.peft_settings import PeftSettings, settings_of
+from tlora.flux.families import FLUX_1, Family
 
 LYCORIS = "LyCORIS T-LoRA"
 _OF_AUTHORS = {theirs: ours for ours, theirs in AUTHORS_NAMES.items()}
@@ -58,6 +66,7 @@ class ForeignLora:
         text_encoder: Keys of a text encoder's layers, which are not read.
         tensors: The file's tensors of the blocks, as they are.
         metadata: The file's metadata.
+        family: Whose Linears these are; None where several families have such.
     """
 
     dialect: str
@@ -66,6 +75,7 @@ class ForeignLora:
     text_encoder: tuple[str, ...]
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    family: Family | None
 
     @property
     def is_lycoris(self) -> bool:
@@ -96,7 +106,7 @@ def read_foreign(file: Path) -> ForeignLora:
     text_encoder = tuple(sorted({_layer_of(key) for key in tensors if is_of_text_encoder(key)}))
     tensors = {key: _plain(key, tensor, file) for key, tensor in tensors.items() if not is_of_text_encoder(key)}
     if any(key.endswith(".lambda_layer") for key in tensors):
-        return ForeignLora(LYCORIS, {}, {}, text_encoder, tensors, metadata)
+        return ForeignLora(LYCORIS, {}, {}, text_encoder, tensors, metadata, _family_of_lycoris(tensors))
     kind = kind_of(tensors)
     if kind is not None:
         raise CheckpointError(
@@ -106,8 +116,10 @@ def read_foreign(file: Path) -> ForeignLora:
     settings = settings_of(file, metadata, tuple(tensors))
     layers: dict[str, Factors] = {}
     outside: dict[str, Factors] = {}
-    for key, given in _grouped(tensors, file).items():
-        linear = _linear(key, given, file)
+    grouped = _grouped(tensors, file)
+    family = _family(grouped)
+    for key, given in grouped.items():
+        linear = _linear(key, given, family or FLUX_1, file)
         if linear is None:
             continue
         parts = _split(linear, key, _factors(key, given, settings, file), file)
@@ -118,7 +130,7 @@ def read_foreign(file: Path) -> ForeignLora:
             layers |= parts
         elif any(bool(up.any()) for up, _ in parts.values()):  # one at zero does nothing
             outside[key] = parts[linear.parts[0]]
-    return ForeignLora(dialect, layers, outside, text_encoder, tensors, metadata)
+    return ForeignLora(dialect, layers, outside, text_encoder, tensors, metadata, family)
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -188,13 +200,30 @@ def _layer_of(key: str) -> str:
     return next((key[: match.start()] for end, _ in _PARTS if (match := end.search(key))), key)
 
 
-def _linear(key: str, given: Mapping[str, Tensor], file: Path) -> FusedLinear | None:
+def _family(grouped: Mapping[str, Mapping[str, Tensor]]) -> Family | None:
+    """Return the family whose layers these are, as far as names and sizes say; the authors' processors are FLUX.1's."""
+    if any(".processor." in key for key in grouped):
+        return FLUX_1
+    whole = {key: given for key, given in grouped.items() if {"down", "up"} <= given.keys()}
+    return family_of_keys(
+        {key: (given["down"].shape[1:2].numel(), given["up"].shape[:1].numel()) for key, given in whole.items()}
+    )
+
+
+def _family_of_lycoris(tensors: Mapping[str, Tensor]) -> Family | None:
+    ends = (".q_layer.weight", ".p_layer.weight")
+    keys = {key.removesuffix(ends[0]) for key in tensors if key.endswith(ends[0])}
+    whole = [key for key in keys if key + ends[1] in tensors]
+    return family_of_keys({key: (tensors[key + ends[0]].shape[1], tensors[key + ends[1]].shape[0]) for key in whole})
+
+
+def _linear(key: str, given: Mapping[str, Tensor], family: Family, file: Path) -> FusedLinear | None:
     """Return the Linear that a key means, or None for one that no forward uses, and that is at zero."""
     match = re.fullmatch(r"(?:unet\.|transformer\.)?((?:single_)?transformer_blocks\.\d+\.attn)\.processor\.(\w+)", key)
     if match is None:
-        linear = find_linear(key)
+        linear = find_linear(key, family)
         if linear is None:
-            raise CheckpointError(f"{file}: unknown layer {key!r}: FLUX.1 has no Linear of that name")
+            raise CheckpointError(f"{file}: unknown layer {key!r}: {family.name} has no Linear of that name")
         return linear
     if match[2] not in _OF_AUTHORS:
         raise CheckpointError(f"{file}: unknown layer {key!r}: only the authors' FLUX processors are known")

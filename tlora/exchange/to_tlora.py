@@ -12,6 +12,7 @@ from tlora.checkpoint import save_tlora_weights, write_tensors
 from tlora.errors import CheckpointError
 from tlora.exchange.layer_names import find_linear
 from tlora.exchange.read_lora import ForeignLora, pair_up
+from tlora.flux.families import FLUX_1
 from tlora.flux.quantise import plain_weight
 from tlora.inject import adapter_layers, inject_tlora_into_transformer
 from tlora.metadata.adapter import AdapterMetadata
@@ -112,7 +113,7 @@ def import_lycoris(
 def _lycoris_layers(foreign: ForeignLora, source: Path) -> dict[str, dict[str, Tensor]]:
     given = {}
     for key, parts in pair_up(foreign.tensors, _LYCORIS_ENDS, source).items():
-        linear = find_linear(key)
+        linear = find_linear(key, foreign.family or FLUX_1)
         if linear is None or not linear.is_in_blocks or len(linear.parts) > 1:
             known = "trained on diffusers' FLUX" if linear and linear.is_in_blocks else "of FLUX's blocks"
             raise CheckpointError(f"{source}: unknown layer {key!r}: only Linears {known} can be imported")
