@@ -18,10 +18,10 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=# in .venv only what is imported is compiled, and once
 
-.PHONY: moved constraints help setup pull demo new fix caption restore serve studio check plan promote rollback prune sbom audit test pocket pocket-gpu compare
+.PHONY: moved constraints help setup pull demo new fix caption restore serve studio check plan promote rollback prune sbom audit test pocket pocket2 pocket-gpu compare
 
 help: ## show this list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup: .venv/.installed ## make .venv with the exact versions of constraints.txt
 
@@ -138,11 +138,14 @@ test: .venv/.installed-dev ## format, lint, types, import rules, unit tests with
 	pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 # The build makes and frees millions of small tensors: with glibc's own thresholds a VAE step took a tenth longer here.
-pocket: export MALLOC_MMAP_THRESHOLD_ := 4294967296
-pocket: export MALLOC_TRIM_THRESHOLD_ := 8589934592
-pocket: export MALLOC_TOP_PAD_ := 268435456
+pocket pocket2: export MALLOC_MMAP_THRESHOLD_ := 4294967296
+pocket pocket2: export MALLOC_TRIM_THRESHOLD_ := 8589934592
+pocket pocket2: export MALLOC_TOP_PAD_ := 268435456
 pocket: setup ## build the embedded base model and its evaluators anew, in hours; again: goes on where it was
 	python -m pocket
+
+pocket2: pull ## build the pocket FLUX.2 anew from the pocket FLUX's VAE and judge, in hours; again: goes on where it was
+	python -m pocket --base flux2
 
 pocket-gpu: setup ## the same on a GPU, with more pictures and steps
 	python -m pocket --device cuda --work .state/pocket-gpu

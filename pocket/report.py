@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
+from diffusers import Flux2KleinPipeline, FluxPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -60,8 +60,10 @@ def judge_accuracy(judge: Judge, count: int) -> tuple[float, float, float]:
     return float(composition), float(material), float(colour)
 
 
-def judge_pipeline(pipeline: FluxPipeline, judge: Judge, count: int) -> Judged:
-    """Draw one picture for each of `count` held-out captions, in one pass, and have it judged."""
+def judge_pipeline(
+    pipeline: FluxPipeline | Flux2KleinPipeline, judge: Judge, count: int, guidance: float = GUIDANCE, text: int = 77
+) -> Judged:
+    """Draw one picture for each of `count` held-out captions, with texts of `text` tokens, and have it judged."""
     scenes, rng = held_out_scenes(count), np.random.default_rng(23)
     prompts = [caption(scene, rng) for scene in scenes]
     pictures = [
@@ -72,8 +74,8 @@ def judge_pipeline(pipeline: FluxPipeline, judge: Judge, count: int) -> Judged:
             height=64,
             width=64,
             num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
-            max_sequence_length=77,
+            guidance_scale=guidance,
+            max_sequence_length=text,
             generator=torch.Generator().manual_seed(1000 + i),
         ).images
     ]
@@ -121,9 +123,9 @@ never drawn in pretraining.
 |---|---|---|
 {rows}
 
-All three at once: {judged.right.all(1).mean():.1%}. By composition: {_by(judged, "composition")}.
+All three at once: {judged.right.all(1).mean():.1%}. By composition: {shares_by(judged, "composition")}.
 
-By material: {_by(judged, "material")}.
+By material: {shares_by(judged, "material")}.
 
 VAE reconstruction of pictures it did not see: {findings.vae_psnr:.1f} dB. `pocket-clip` finds the right one of
 {len(held_out_combinations())} held-out captions for {findings.clip_retrieval:.1%} of true pictures.
@@ -138,7 +140,8 @@ FLUX.1-dev.
 """
 
 
-def _by(judged: Judged, question: str) -> str:
+def shares_by(judged: Judged, question: str) -> str:
+    """Say how often the judge found what was asked, by each composition or material."""
     column = QUESTIONS.index(question)
     names = [getattr(scene, question) for scene in judged.scenes]
     means = {name: judged.right[[n == name for n in names], column].mean() for name in sorted(set(names))}

@@ -17,7 +17,7 @@ from tlora.runtime.settings import read_mapping
 
 REMOTE, STORE = "shipped", Path("shipped", "files", "md5")
 DATA = Path("data.dvc")
-MODELS = tuple(Path("models", f"{name}.dvc") for name in ("pocket-flux", "pocket-clip", "pocket-judge"))
+MODELS = tuple(Path("models", f"{name}.dvc") for name in ("pocket-flux", "pocket-flux2", "pocket-clip", "pocket-judge"))
 MARKER = Path(".state", "pulling")  # names the folders that are being filled
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ["data.dvc", "models/pocket-flux.dvc", "models/pocket-clip.dvc", "models/pocket-judge.dvc"]
+SHIPPED = ["data.dvc", "models/pocket-flux.dvc", "models/pocket-flux2.dvc", "models/pocket-clip.dvc", "models/pocket-judge.dvc"]
 QUICK = {
     "train": {"max_train_steps": 4, "checkpointing_steps": 2, "state_steps": 1, "train_batch_size": 2, "guard_step": 2},
     "evaluate": {"num_inference_steps": 3, "seeds": 2},
