@@ -135,7 +135,7 @@ test: .venv/.installed-dev ## format, lint, types, import rules, unit tests with
 	ruff check .
 	mypy
 	lint-imports
-	pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	pytest --numprocesses logical --maxprocesses 4 --no-loadscope-reorder
 
 # The build makes and frees millions of small tensors: with glibc's own thresholds a VAE step took a tenth longer here.
 pocket pocket2: export MALLOC_MMAP_THRESHOLD_ := 4294967296

@@ -1,15 +1,19 @@
 """What every test is run under: no GPU means no GPU tests, and where it is asked for, a skipped test is a failure."""
 
+import functools
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.browser import Browser, open_browser
-from tests.clone import STAGES, Clone, new_clone, ran
+from tests.clone import ROOT, STAGES, Clone, new_clone, ran
 
-SHARED = ("served", "finished_clone")  # fixtures of several files that take minutes to make
+SHARED = re.compile("served: Served|finished_clone: Clone")  # fixtures of several files that take minutes to make
 
 
 @pytest.fixture
@@ -37,17 +41,26 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin that hands groups to processes
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put first and together what shares something dear; deselect, rather than skip, what needs a GPU where there is none."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _group(item) not in SHARED)  # one that begins last would keep the other processes waiting
+    """Put first what shares something dear; deselect, rather than skip, what needs a GPU where there is none."""
+    items.sort(key=lambda item: not SHARED.search(_group(item.nodeid)))  # begun last, it would keep other processes waiting
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu or _has_gpu():
         return
     items[:] = [item for item in items if item not in gpu]
     config.hook.pytest_deselected(items=gpu)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Hand groups to processes, where there are several (marks for it do nothing: findings/xdist_groups.sh)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return GroupScheduling(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -59,9 +72,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _group(item: pytest.Item) -> str:
-    """Return what else runs in the same process, in the same order: the tests that share servers or a clone, or else a file's."""
-    return next((name for name in SHARED if name in getattr(item, "fixturenames", ())), item.nodeid.partition("::")[0])
+@functools.cache
+def _group(test: str) -> str:
+    """Return what else runs in the same process, in the same order: files that share servers or a clone, or else one file."""
+    file = test.partition("::")[0]
+    shared = SHARED.search((ROOT / file).read_text(encoding="utf-8"))
+    return f"{Path(file).parent} {shared[0]}" if shared else file
 
 
 def _has_gpu() -> bool:
