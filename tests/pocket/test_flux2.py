@@ -91,7 +91,7 @@ def test_the_miniature_is_whole_and_goes_on_where_it_was(tmp_path: Path) -> None
     pipeline = Flux2KleinPipeline.from_pretrained(tmp_path / "models" / "pocket-flux2", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     assert not pipeline.transformer.config.guidance_embeds
-    picture = pipeline("a red brick wall", height=64, width=64, num_inference_steps=2, max_sequence_length=24).images[0]
+    picture = pipeline(prompt="a red brick wall", height=64, width=64, num_inference_steps=2, max_sequence_length=24).images[0]
     assert picture.size == (64, 64)
     assert "What it cannot do" in (tmp_path / "docs" / "pocket_flux2.md").read_text()
 
