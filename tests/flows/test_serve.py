@@ -18,7 +18,7 @@ from tests.flows.served import COMMAND, Served
 
 pytestmark = pytest.mark.slow
 
-SHORTER = ["train.max_train_steps=2", "train.checkpointing_steps=2", "train.rank=8", "evaluate.num_inference_steps=2"]
+SHORTER = ["train.max_train_steps=2", "train.checkpointing_steps=2", "train.rank=12", "evaluate.num_inference_steps=2"]
 MODEL = "tlora-pocket-flux-brick"
 
 
