@@ -1,46 +1,13 @@
 """Who comes to the studio, and what is given out there: real servers beside it, no browser."""
 
-import re
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
-
 import httpx
 import pytest
 
 from studio.page import LOGIN
 from tests.flows.served import Served
+from tests.services.studio import start
 
 pytestmark = pytest.mark.slow
-
-
-@dataclass
-class Studio:
-    """The page as a person finds it."""
-
-    process: "subprocess.Popen[str]"
-    address: str
-    folder: Path
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=60)
-
-
-def start(folder: Path, environment: dict[str, str]) -> Studio:
-    log = folder.parent / "studio.log"
-    with log.open("w") as file:
-        command = [sys.executable, "-m", "studio", "--port", "0"]
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file, text=True)
-    deadline = time.monotonic() + 300
-    while not (found := re.search(r"studio: (http://127.0.0.1:\d+)", log.read_text())):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.5)
-    return Studio(process, found[1], folder)
 
 
 def environment_of(served: Served) -> dict[str, str]:
