@@ -51,7 +51,7 @@ def test_a_run_with_overrides_has_a_branch_of_its_own_and_leaves_the_tree_alone(
         f"Override {', '.join(SHORTER)}",
     ]
     train = yaml.safe_load(clone.run("git", "show", f"{branch}:params.yaml"))["train"]
-    assert (train["rank"], train["max_train_steps"], train["learning_rate"]) == (4, 2, 0.002)
+    assert (train["rank"], train["max_train_steps"], train["learning_rate"]) == (12, 2, 0.002)
     assert "checkpoint-000002" in clone.run("git", "show", f"{branch}:metrics/evaluate.json")
     assert "train:" in clone.run("git", "show", f"{branch}:dvc.lock")
     assert len(clone.run("git", "worktree", "list").splitlines()) == 1
@@ -81,7 +81,7 @@ def test_a_champion_that_was_measured_otherwise_is_measured_anew_by_the_command_
     answer = subprocess.run(command, env=served.environment | {"PATH": path}, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     verdict = judge(store, MODEL, PromoteSettings())
-    assert len(verdict.checks) == 4
+    assert len(verdict.checks) == 6
     assert [check.champion for check in verdict.checks] == [check.challenger for check in verdict.checks]
 
 
