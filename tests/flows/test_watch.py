@@ -47,6 +47,8 @@ def test_the_run_that_wrote_last_is_the_one(log: Path) -> None:
     other = log.parents[1] / "def"
     other.mkdir()
     (other / "log.jsonl").write_text("")
+    later = log.stat().st_mtime + 1  # written within one tick of the clock, both would be of the same time
+    os.utime(other / "log.jsonl", (later, later))
     training = watch_training()
     assert training is not None
     assert training.line() == "step 0"
