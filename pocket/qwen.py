@@ -4,7 +4,6 @@ FLUX.2 [klein] stacks the hidden states after layers 9, 18 and 27 of it, so it h
 a language model and then left alone: what its hidden states mean is for the transformer to learn.
 """
 
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from pocket.captions import RARE_WORDS, WORDS, training_caption
 from pocket.loop import Draw, Learner, Recipe, train
 from pocket.pictures import VALIDATION_PICTURES, scene_of
+from pocket.tokenizers import learn_word
 
 WIDTH = 64
 LAYERS = 28
@@ -36,15 +36,7 @@ def build_qwen_tokenizer() -> Qwen2TokenizerFast:
     merges: list[tuple[str, str]] = []
     vocabulary = sorted(ByteLevel.alphabet())
     for word in ("user", "assistant", *(f"Ġ{word}" for word in (*WORDS, *RARE_WORDS))):
-        pieces = list(word)
-        while len(pieces) > 1:
-            ranks = [merges.index(pair) if pair in merges else len(merges) for pair in pairwise(pieces)]
-            best = min(range(len(ranks)), key=ranks.__getitem__)
-            if ranks[best] == len(merges):
-                merges.append((pieces[best], pieces[best + 1]))
-            pieces[best : best + 2] = [pieces[best] + pieces[best + 1]]
-            if pieces[best] not in vocabulary:
-                vocabulary.append(pieces[best])
+        learn_word(list(word), merges, vocabulary)
     tokenizer = Qwen2TokenizerFast(
         vocab={token: i for i, token in enumerate(vocabulary)},
         merges=merges,

@@ -16,20 +16,24 @@ T5_LENGTH = 77
 _CHARACTERS = string.printable[:94]
 
 
+def learn_word(pieces: list[str], merges: list[tuple[str, str]], vocabulary: list[str]) -> None:
+    """Add the merges, and what they make, by which a word of these pieces becomes a single token."""
+    while len(pieces) > 1:
+        ranks = [merges.index(pair) if pair in merges else len(merges) for pair in pairwise(pieces)]
+        best = min(range(len(ranks)), key=ranks.__getitem__)
+        if ranks[best] == len(merges):
+            merges.append((pieces[best], pieces[best + 1]))
+        pieces[best : best + 2] = [pieces[best] + pieces[best + 1]]
+        if pieces[best] not in vocabulary:
+            vocabulary.append(pieces[best])
+
+
 def build_clip_tokenizer() -> CLIPTokenizer:
     """Return the CLIP tokenizer: merges are added until each known word is a single token."""
     merges: list[tuple[str, str]] = []
     vocabulary = [*_CHARACTERS, *(c + "</w>" for c in _CHARACTERS)]
     for word in (*WORDS, *RARE_WORDS):
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:
-            ranks = [merges.index(pair) if pair in merges else len(merges) for pair in pairwise(pieces)]
-            best = min(range(len(ranks)), key=ranks.__getitem__)
-            if ranks[best] == len(merges):
-                merges.append((pieces[best], pieces[best + 1]))
-            pieces[best : best + 2] = [pieces[best] + pieces[best + 1]]
-            if pieces[best] not in vocabulary:
-                vocabulary.append(pieces[best])
+        learn_word([*word[:-1], word[-1] + "</w>"], merges, vocabulary)
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     ids = {token: i for i, token in enumerate(vocabulary)}
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=CLIP_LENGTH)
