@@ -76,7 +76,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _group(test: str) -> str:
     """Return what else runs in the same process, in the same order: files that share servers or a clone, or else one file."""
     file = test.partition("::")[0]
-    shared = SHARED.search((ROOT / file).read_text(encoding="utf-8"))
+    path = ROOT / file
+    shared = path.is_file() and SHARED.search(path.read_text(encoding="utf-8"))  # a test's own run has files elsewhere
     return f"{Path(file).parent} {shared[0]}" if shared else file
 
 
