@@ -92,7 +92,10 @@ def _short(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    return str(Interval(**value)) if isinstance(value, Mapping) else _short(value)
+    if not isinstance(value, Mapping):
+        return _short(value)
+    interval = Interval(*(value[part] for part in ("mean", "low", "high")))
+    return f"{interval}, {value['prompt']}" if "prompt" in value else str(interval)  # the worst prompt is named
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

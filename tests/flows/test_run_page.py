@@ -12,7 +12,8 @@ METRICS = """{"recommended": "checkpoint-000050", "reason": "the highest gain", 
     "base": {"similarity_train": {"mean": 0.5, "low": 0.25, "high": 0.75}, "diversity_ratio": 1.0},
     "checkpoint-000025": {"objections": ["no gain", "copies"], "similarity_gain": {"mean": 0.0, "low": 0.0, "high": 0.0}},
     "checkpoint-000050": {"step": 50, "similarity_gain": {"mean": 0.25, "low": 0.125, "high": 0.375}, "diversity_ratio": 0.5,
-        "similarity_train": {"mean": 0.75, "low": 0.5, "high": 1.0}, "objections": []}}}"""
+        "similarity_train": {"mean": 0.75, "low": 0.5, "high": 1.0}, "objections": [],
+        "worst_prompt": {"mean": -0.5, "low": -0.75, "high": -0.25, "prompt": "a ball | a cube"}}}}"""
 PARAMS = "model: {path: models/pocket-flux}\ntrain: {rank: 8}\nevaluate: {seeds: 4}\n"
 
 
@@ -40,6 +41,7 @@ def test_stages_metrics_and_settings_are_tables(results: Path):
     assert "| checkpoint-000025 | 0.000 |  | no gain; copies |\n| checkpoint-000050 | 0.250 | 0.500 |  |" in report
     assert "| metric | base | checkpoint-000050 |" in report
     assert "| similarity_train | 0.500 (0.250 to 0.750) | 0.750 (0.500 to 1.000) |" in report
+    assert r"| worst_prompt |  | -0.500 (-0.750 to -0.250), a ball \| a cube |" in report
     assert "| model.path | models/pocket-flux |" in report
     assert "| train.rank | 8 |" in report
     assert "evaluate.seeds" not in report
