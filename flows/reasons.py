@@ -4,7 +4,6 @@ The champion's tags say what it was made from, whatever machine this is; DVC say
 What was tried already and did not become champion is no reason a second time.
 """
 
-import time
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from tasks.registry.settings import RetrainSettings as RetrainSettings
 from tasks.registry.versions import BRANCH, find_alias, versions_of
 from tasks.running.cli import read_params, read_section
 from tasks.running.git import git
-from tasks.running.state_folder import state_folder
+from tasks.running.state_folder import replaced_folder
 from tasks.tracking.store import Store
 from tlora.errors import SettingsError
 from tlora.flux.files import base_revision, is_same_base
@@ -95,7 +94,7 @@ def _update_import() -> list[str]:
     _require_saved("data.dvc is an import, and 'dvc update' would remove them")
     before = DATA.read_text(encoding="utf-8")
     if before.strip() != _committed(DATA):
-        kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
+        kept = replaced_folder()
         write_text(kept / DATA.name, before)  # no commit names what it names; `make prune` keeps it, `make restore` finds it
     try:
         run_dvc("update", "--quiet", str(DATA))

@@ -1,7 +1,9 @@
 """The part of *Start* about captions: a table of thumbnails, what is wrong beside each, and what a model proposes."""
 
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ IMAGES, CONCEPT, MODELS = Path("data/images"), Path("concept.yaml"), Path("model
 PER_PAGE = 12
 LONGEST = 4000  # characters; encoders read 77 or 512 tokens
 _BUSY = "a run is under way, and works on these pictures: cancel it, or wait for its end"
+_turn = threading.Lock()
 _PROPOSED = '<p class="finding">proposed by a model: read it before you save</p>'
 
 
@@ -80,16 +83,20 @@ def _caption_or_none(picture: Path) -> tuple[str, str]:
 
 def check(*options: str) -> str:
     """Let validate look at everything, into a folder of the page's own: what a run has written stays as it is."""
-    if options:
-        require_idle()
+    with changing_pictures() if options else nullcontext():
+        return _check(options)
+
+
+def _check(options: Sequence[str]) -> str:
     where = state_folder("studio", "check")
     given = [f"--data={IMAGES}", f"--concept={CONCEPT}", f"--manifest={where / 'manifest'}", f"--report={where}"]
     try:
         lines = run_command("tasks.validate", *given, *options)
     except CommandError as error:
         return findings_of_all() or status(str(error), wrong=True)
-    if options:
-        run_dvc("add", "--quiet", "data")
+    finally:
+        if options:  # something may be put right where not all is
+            run_dvc("add", "--quiet", "data")
     fixed = [line.removeprefix("fixed    ") for line in lines if line.startswith("fixed    ")]
     return status([f"put right: {line}" for line in fixed] or lines[-1:]) + findings_of_all()
 
@@ -119,7 +126,17 @@ def _as_line(finding: Mapping[str, Any]) -> str:
 
 def _save(names: Sequence[str], before: Sequence[str], texts: Sequence[str]) -> str:
     """Write the captions that were changed here, unless somebody has changed the same file since it was shown."""
-    require_idle()
+    with changing_pictures():
+        changed = _write(names, before, texts)
+        forget_proposals(names)
+        if changed:
+            run_dvc("add", "--quiet", "data")
+    saved = f"{changed} captions saved" if changed else "no caption was changed"
+    return status(saved) + (check() if changed else "")
+
+
+def _write(names: Sequence[str], before: Sequence[str], texts: Sequence[str]) -> int:
+    """Write all captions that were changed, or none; return how many were."""
     known, changed = {path.name: path for path in list_pictures(IMAGES)}, []
     for name, old, new in zip(names, before, texts, strict=True):
         text = " ".join((new or "").split())
@@ -130,11 +147,7 @@ def _save(names: Sequence[str], before: Sequence[str], texts: Sequence[str]) -> 
         changed.append((known[name], text))
     for picture, text in changed:
         write_text(caption_path(picture), text + "\n")
-    forget_proposals(names)
-    if changed:
-        run_dvc("add", "--quiet", "data")
-    saved = f"{len(changed)} captions saved" if changed else "no caption was changed"
-    return status(saved) + (check() if changed else "")
+    return len(changed)
 
 
 def propose(model: str, commit: str) -> str:
@@ -145,11 +158,18 @@ def propose(model: str, commit: str) -> str:
     return status("captions are proposed: read them below, and save each page")
 
 
-def require_idle() -> None:
-    """Refuse while a run works on the pictures.
+@contextmanager
+def changing_pictures() -> Iterator[None]:
+    """Let one person at a time change the pictures, or ask for a run on them, and nobody while a run works on them.
 
     Raises:
         PictureError: In a line.
     """
-    if any(run.state in UNDER_WAY for run in list_runs()):
-        raise PictureError(_BUSY)
+    if not _turn.acquire(blocking=False):
+        raise PictureError("somebody else is changing the pictures just now: look at them again, then repeat this")
+    try:
+        if any(run.state in UNDER_WAY for run in list_runs()):
+            raise PictureError(_BUSY)
+        yield
+    finally:
+        _turn.release()

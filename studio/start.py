@@ -58,13 +58,8 @@ def _propose(count: int, model: str, commit: str) -> tuple[str, int]:
 
 
 def _begin(files: Sequence[str] | None, trigger: str, name: str, replace: bool) -> str:
-    captions.require_idle()
-    folder = uploads.collect(files or [])
-    try:
-        given = [f"--data={folder}", f"--trigger={trigger}", *option("name", name), *(["--replace"] if replace else [])]
-        lines = run_command("tasks.new", *given)
-    finally:
-        uploads.forget(folder)
+    with captions.changing_pictures():
+        lines = _take(files or [], trigger, name, replace=replace)
     told = [line.strip() for line in lines if "Next:" not in line and not line.strip()[:2].rstrip(".").isdigit()]
     try:
         captions.check()
@@ -73,14 +68,23 @@ def _begin(files: Sequence[str] | None, trigger: str, name: str, replace: bool) 
     return status(told)
 
 
+def _take(files: Sequence[str], trigger: str, name: str, *, replace: bool) -> list[str]:
+    folder = uploads.collect(files)
+    try:
+        given = [f"--data={folder}", f"--trigger={trigger}", *option("name", name), *(["--replace"] if replace else [])]
+        return run_command("tasks.new", *given)
+    finally:
+        uploads.forget(folder)
+
+
 def _preset(preset: str, card: float | None) -> tuple[str, float | None]:
     return preset, card or None
 
 
 def _train(preset: str, card: float | None) -> str:
     read_concept(captions.CONCEPT)
-    captions.require_idle()
-    set_to = apply_preset(*_preset(preset, card))
-    run = ask_for_run()
+    with captions.changing_pictures():
+        set_to = apply_preset(*_preset(preset, card))
+        run = ask_for_run()
     said = f"params.yaml now has {', '.join(set_to)}" if set_to else ""
     return status([said, f"asked for run {run}: see Watch"])

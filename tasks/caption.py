@@ -8,7 +8,6 @@ import argparse
 import re
 import shutil
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from tasks.dvc_command import run_dvc
 from tasks.running.loopback import loopback_without_proxy
-from tasks.running.state_folder import state_folder
+from tasks.running.state_folder import replaced_folder, state_folder
 from tasks.running.telemetry import telemetry_off
 from tlora.errors import ModelError, SettingsError, TloraError
 from tlora.metadata.concept import read_concept
@@ -155,7 +154,7 @@ def write_proposals() -> int:
         raise SettingsError("nothing is proposed: 'make caption' lets a model do it first")
     if gone := sorted(proposed.keys() - pictures.keys()):
         raise SettingsError(f"{proposals_file()}: there is no picture {gone[0]} any more: take its line out, or propose anew")
-    kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
+    kept = replaced_folder()
     for name, text in proposed.items():
         caption = caption_path(pictures[name])
         if caption.is_file():

@@ -4,21 +4,22 @@ Nothing of the user's is touched: pictures are copied, and what stood here befor
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import re
 import shutil
 import sys
-import time
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from tasks.dvc_command import run_dvc
-from tasks.running.state_folder import state_folder
+from tasks.running.state_folder import replaced_folder, state_folder
 from tasks.validate.other_captions import OtherCaptions, plain_name, read_other_captions
 from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.metadata.concept import parse_concept
@@ -147,8 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.data:
             raise PictureError("--data: give the folder of your pictures: make new DATA=~/bricks TRIGGER=matbrk")
-        copied = new(Path(options.data).expanduser(), options.trigger, options.name, replace=options.replace)
-        add_to_dvc()
+        with _alone():
+            copied = new(Path(options.data).expanduser(), options.trigger, options.name, replace=options.replace)
+            add_to_dvc()
     except TloraError as error:
         reason = str(error)
     except OSError as error:
@@ -158,6 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     print(f"new: error: {reason}", file=sys.stderr)
     return 2
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until nobody else replaces the pictures: what one copies, another would mistake for its own."""
+    with (state_folder() / "new.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _render_concept(name: str, trigger: str) -> str:
@@ -256,7 +266,7 @@ def _put_aside() -> None:
     standing = [path for path in (SOURCES, CONCEPT) if path.exists()]
     standing += [IMAGES] if IMAGES.exists() and any(IMAGES.iterdir()) else []
     if standing:
-        kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
+        kept = replaced_folder()
         for path in standing:
             shutil.move(path, kept / path.name)
         print(f"new: what was there is kept in {kept}")

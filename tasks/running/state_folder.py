@@ -5,6 +5,7 @@ workspace, and deletes it afterwards with all that lies in it.
 """
 
 import json
+import time
 from pathlib import Path
 
 from tasks.running.git import GitError, git
@@ -73,6 +74,19 @@ def state_folder(*parts: str) -> Path:
     folder = repository_root().joinpath(".state", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def replaced_folder() -> Path:
+    """Return a fresh folder below `.state/replaced`, named by the time, for what makes way; no two share one."""
+    name, number = time.strftime("%Y%m%d-%H%M%S"), 1
+    while True:
+        folder = state_folder("replaced") / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 def exit_file() -> Path:

@@ -4,7 +4,6 @@ Whatever is wrong is a finding: all of them are printed and reported before the 
 imports torch.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from tasks.running.cli import named_section
-from tasks.running.state_folder import state_folder
+from tasks.running.state_folder import replaced_folder, state_folder
 from tasks.validate.checks import (
     ValidateSettings,
     check_captions,
@@ -134,7 +133,7 @@ def _examine(
 
 def _fix(seen: _Examination, data: Path, concept: Concept) -> bool:
     """Fix what is safe, say what was done, and return whether anything was."""
-    kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S"))
+    kept = replaced_folder()
     done = apply_fixes(seen.findings, seen.inspections, FixFolders(data, kept, concept))
     for line in done:
         print(f"fixed    {line}")

@@ -1,7 +1,9 @@
+import fcntl
 import hashlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -276,3 +278,17 @@ def ship(folder: str, remote: Path) -> None:
     (remote / digest[:2]).mkdir(parents=True)
     (remote / digest[:2] / digest[2:]).write_text(listing)
     Path("data.dvc").write_text(f"outs:\n- md5: {digest}\n  path: data\n")
+
+
+def test_of_two_at_once_the_second_waits_until_the_first_is_done(bricks: Path) -> None:
+    state = Path(".state")
+    state.mkdir()
+    with (state / "new.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = threading.Thread(target=main, args=([f"--data={bricks}", "--trigger=matbrk"],))
+        second.start()
+        second.join(1)
+        assert second.is_alive()
+        assert list(state.iterdir()) == [state / "new.lock"]
+    second.join(120)
+    assert len(list(Path("data/images").glob("*.JPG"))) == 4

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.running.state_folder import repository_root
+from tasks.running.state_folder import replaced_folder, repository_root
 from tlora.errors import SettingsError
 
 
@@ -87,3 +87,10 @@ def test_a_worktree_whose_main_one_has_moved_is_said(tmp_path: Path, monkeypatch
     main.rename(tmp_path / "moved")
     with pytest.raises(SettingsError, match="git does not read this repository"):
         root_from(tmp_path / "linked", monkeypatch)
+
+
+def test_what_makes_way_twice_in_a_second_is_kept_in_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [replaced_folder() for _ in range(3)]
+    assert len(set(folders)) == 3
+    assert all(folder.parent == tmp_path / ".state/replaced" for folder in folders)
