@@ -67,8 +67,10 @@ INSTALL_PINNED = $(if $(UV),UV_FIND_LINKS="$${UV_FIND_LINKS-$${PIP_FIND_LINKS-}}
 COMPILED := import dvc.commands.repro, mlflow.pyfunc, tasks.cache_prompts, tasks.evaluate.stage, tasks.register.stage, tasks.train.stage
 
 # Today's pins are kept, but with UPGRADE=1. A build of torch for CUDA pins CUDA's packages itself; setuptools and pip come with .venv.
+# Gradio's bounds on pillow and tomlkit are passed over: see INSTALL_STUDIO.
 constraints: ## resolve constraints.txt anew, once for every Python (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header $(if $(UPGRADE),--upgrade) \
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra studio --no-annotate --no-header \
+	    --override <(grep -oE 'pillow[<>=0-9,]+' pyproject.toml; echo tomlkit) $(if $(UPGRADE),--upgrade) \
 	    --no-emit-package setuptools --no-emit-package pip --output-file constraints.txt pyproject.toml
 	sed -i -e '/^\(cuda-\|nvidia-\|triton==\)/d' -e '1i # Exact versions that this product was tested with, for Python 3.11, 3.12 and 3.13: every run and development dependency.' \
 	    -e '1i # Written by `make constraints` from the ranges in pyproject.toml.' constraints.txt

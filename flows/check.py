@@ -8,15 +8,14 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flows.crew import POOLS
+from flows.crew import POOLS, answers
 from flows.login import explain
 from tasks.dvc_command import dvc_command, last_error, run_dvc
 from tasks.running.state_folder import state_folder
@@ -57,7 +56,7 @@ def check_all(since: datetime | None = None) -> Iterator[Check]:
     api = served_at()
     if not api:
         yield Check("Prefect", "FAILS", "nothing is served here, so nothing is scheduled: make serve")
-    elif not _answers(f"{api}/health"):
+    elif not answers(f"{api}/health"):
         yield Check("Prefect", "FAILS", f"{api} does not answer: make serve")
     else:
         os.environ["PREFECT_API_URL"] = api  # prefect reads it when it is imported
@@ -73,7 +72,7 @@ def check_answers() -> Iterator[Check]:
     for what, address, health in (("Prefect", prefect.removesuffix("/api"), "api/health"), ("MLflow", mlflow, "health")):
         if not address:
             yield Check(what, "FAILS", "nothing is served here: make serve")
-        elif not _answers(f"{address}/{health}"):
+        elif not answers(f"{address}/{health}"):
             yield Check(what, "FAILS", f"{public_uri(address)} does not answer")
         else:
             yield Check(what, "ok", f"{public_uri(address)} answers")
@@ -237,12 +236,6 @@ def _check_automations(client: "SyncPrefectClient") -> Iterator[Check]:
     told = [automation for automation in client.read_automations_by_name(NOTIFICATION) if automation.enabled]
     words = "armed: failed runs and those that wait are posted" if told else "TLORA_NOTIFY_URL is not set: nobody is told"
     yield Check("notification", "ok" if told else "off", words)
-
-
-def _answers(url: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(url, timeout=10):
-        return True
-    return False
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ A run whose worker has gone saves its state and goes on with the next worker.
 
 import signal
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -127,10 +128,22 @@ class Crew:
     def _answers(self, member: Member) -> bool:
         deadline = time.monotonic() + STARTUP_SECONDS
         while time.monotonic() < deadline and not processes.is_dead(self._processes[member]):
-            with suppress(OSError), urllib.request.urlopen(member.address, timeout=10):
+            if answers(member.address):
                 return True
             time.sleep(0.5)
         return False
+
+
+def answers(url: str) -> bool:
+    """Whether an address answers with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()  # an answer too: its connection stays open till then
+    except OSError:
+        pass
+    return False
 
 
 def how_it_ended(code: int | None) -> str:

@@ -25,13 +25,14 @@ import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
+from flows.crew import answers
 from tasks.dvc_command import run_dvc
 from tests.browser import Browser, take_picture
 from tests.clone import RESULTS, SHIPPED, Clone, new_clone
 from tests.services.bare_environment import make_bare_environment
 from tests.services.orchestrator import Orchestrator, open_orchestrator
 from tests.services.postgres import Postgres, open_postgres
-from tests.services.processes import Server, answers, free_port
+from tests.services.processes import Server, free_port
 from tests.services.ssh import Ssh, open_ssh
 from tests.services.tracking import Tracking, open_tracking
 from tlora.errors import SettingsError

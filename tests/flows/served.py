@@ -153,6 +153,7 @@ def _answer(request: urllib.request.Request) -> Any:
             with urllib.request.urlopen(request) as answer:
                 return json.load(answer) if answer.status != HTTPStatus.NO_CONTENT else None
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
                 raise
             time.sleep(1 + attempt)

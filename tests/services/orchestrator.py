@@ -15,7 +15,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from tests.services.processes import Server, answers, free_port
+from flows.crew import answers
+from tests.services.processes import Server, free_port
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def _open_patiently(request: urllib.request.Request) -> bytes:
             with urllib.request.urlopen(request) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
                 raise
             time.sleep(0.5)

@@ -9,8 +9,9 @@ from typing import Any
 
 import boto3
 
+from flows.crew import answers
 from flows.s3_server import BUCKET, s3_server
-from tests.services.processes import Server, answers, free_port
+from tests.services.processes import Server, free_port
 
 NAME, SECRET = "mason", "trowel-" + "and-" + "plumb" * 3  # spelt so that no file holds it
 

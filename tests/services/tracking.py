@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.crew import answers
 from tests.documented import blocks
-from tests.services.processes import Server, answers, free_port
+from tests.services.processes import Server, free_port
 
 _NOTHING_MORE: Mapping[str, str] = {}
 ADMIN = "foreman"
@@ -73,7 +74,7 @@ def make_accounts(tracking: Tracking, model: str) -> None:
 
 
 def _accounts(folder: Path) -> dict[str, str]:
-    settings = f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder / 'accounts.db'}\n"
-    (folder / "accounts.ini").write_text(settings)
+    settings = ["[mlflow]", "default_permission = READ", "auth_cache_ttl_seconds = 60"]  # as docs/logins.md has them
+    (folder / "accounts.ini").write_text("\n".join([*settings, f"database_uri = sqlite:///{folder / 'accounts.db'}\n"]))
     admin = {"MLFLOW_AUTH_ADMIN_USERNAME": ADMIN, "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS[ADMIN]}
     return {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "accounts.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "brick" * 5, **admin}
