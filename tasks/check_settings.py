@@ -20,6 +20,7 @@ from tasks.running.telemetry import telemetry_off
 from tasks.train.stage import train
 from tasks.validate.stage import validate
 from tlora.errors import SettingsError, TloraError
+from tlora.evaluation.efficientnet import find_efficientnet
 from tlora.evaluation.evaluator import require_evaluator
 from tlora.flux.files import require_base
 from tlora.flux.model import choose_device, image_tokens_of, outline_transformer
@@ -84,6 +85,8 @@ def check_settings(params: Path) -> None:
         require_evaluator(evaluation.evaluator, evaluation.evaluator_revision)
         if evaluation.dinov2:
             require_evaluator(evaluation.dinov2, evaluation.dinov2_revision)
+        if evaluation.second_opinion:
+            find_efficientnet()
     with named_section("cache_latents"):
         multiple = require_resolution(settings["cache_latents"], model)
     with named_section("train"):

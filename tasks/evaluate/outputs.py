@@ -18,6 +18,7 @@ from tlora.runtime.atomic_file import write_json, write_png
 
 SUMMARY = (
     "similarity_gain",
+    "efficientnet_gain",
     "prompt_following",
     "contrast_change",
     "lost_prompts",
@@ -87,6 +88,8 @@ def summary_table(numbers: Mapping[str, Any]) -> dict[str, Any]:
     entries = numbers["checkpoints"]
     shown = numbers["recommended"] or in_order(entries)[-1]
     told: dict[str, Any] = {"recommended": numbers["recommended"] or "none", "checkpoint": shown, "step": entries[shown]["step"]}
+    if opinion := numbers.get("second_opinion"):
+        told["second_opinion"] = "agrees" if opinion["agrees"] else "disagrees"
     for name in SUMMARY:
         if value := interval_of(entries[shown].get(name)):
             told[name] = {"mean": round(value.mean, 4), "low": round(value.low, 4), "high": round(value.high, 4)}

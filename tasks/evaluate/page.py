@@ -80,6 +80,7 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
         "chosen": chosen,
         "reason": evaluation.reason,
         "advice": told.get("advice", ""),
+        "opinion": evaluation.second_opinion,
         "failures": evaluation.failures,
         "shown": shown,
         "headline": [(metric, number) for metric, number in headline if number],

@@ -48,6 +48,7 @@ class Encoders:
 
     clip: Evaluator | None
     dinov2: PictureEncoder | None
+    efficientnet: PictureEncoder | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Look:
 
     clip: Tensor | None
     dinov2: Tensor | None
+    efficientnet: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,14 @@ class References:
         clip: The true pictures as the evaluator sees them.
         texts: The prompts as it sees them.
         dinov2: The true pictures as DINOv2 sees them.
+        efficientnet: The true pictures as EfficientNet sees them.
         texture: Of the true pictures.
     """
 
     clip: ReferenceEmbeddings | None
     texts: Tensor | None
     dinov2: ReferenceEmbeddings | None
+    efficientnet: ReferenceEmbeddings | None
     texture: ReferenceTexture
 
 
@@ -109,6 +113,7 @@ def measure_references(
         embed(encoders.clip.pictures) if encoders.clip else None,
         embed_texts(encoders.clip, prompts) if encoders.clip else None,
         embed(encoders.dinov2) if encoders.dinov2 else None,
+        embed(encoders.efficientnet) if encoders.efficientnet else None,
         ReferenceTexture(mean_spectrum(cut), find_lattice(cut), float(np.mean([seam_ratio(picture) for picture in cut]))),
     )
 
@@ -116,8 +121,11 @@ def measure_references(
 def look_at(pictures: Sequence[Image.Image], encoders: Encoders) -> list[Look]:
     """Embed pictures that were drawn together; what is seen in one then does not depend on what else is drawn."""
     clip = embed_pictures(encoders.clip.pictures, pictures) if encoders.clip else [None] * len(pictures)
-    dinov2 = embed_pictures(encoders.dinov2, pictures) if encoders.dinov2 else [None] * len(pictures)
-    return [Look(*seen) for seen in zip(clip, dinov2, strict=True)]
+    dinov2, efficientnet = (
+        embed_pictures(encoder, pictures) if encoder else [None] * len(pictures)
+        for encoder in (encoders.dinov2, encoders.efficientnet)
+    )
+    return [Look(*seen) for seen in zip(clip, dinov2, efficientnet, strict=True)]
 
 
 def score_looks(looks: Sequence[Sequence[Look | None]], references: References) -> dict[str, Cells]:
@@ -135,6 +143,10 @@ def score_looks(looks: Sequence[Sequence[Look | None]], references: References) 
     dinov2 = _stacked([look.dinov2 if look else None for look in cells])
     if dinov2 is not None and references.dinov2:
         scores["dinov2_held_out"] = table(concept_similarity(dinov2, references.dinov2.held_out), len(looks))
+    efficientnet = _stacked([look.efficientnet if look else None for look in cells])
+    if efficientnet is not None and references.efficientnet:
+        similarity = concept_similarity(efficientnet, references.efficientnet.held_out)
+        scores["efficientnet_held_out"] = table(similarity, len(looks))
     return scores
 
 

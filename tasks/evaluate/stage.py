@@ -27,7 +27,8 @@ from tasks.evaluate.team import Team
 from tasks.running.cli import named_section
 from tasks.running.state_folder import remembered_seconds, state_folder
 from tlora.errors import EvaluationError
-from tlora.evaluation.evaluator import load_dinov2, load_evaluator
+from tlora.evaluation.efficientnet import NAME, SHA256
+from tlora.evaluation.evaluator import load_dinov2, load_efficientnet, load_evaluator
 from tlora.evaluation.memorisation import LossSettings, choose_views
 from tlora.evaluation.race import RaceSettings
 from tlora.evaluation.recommendation import SelectionSettings
@@ -57,6 +58,7 @@ class EvaluateSettings:
         evaluator_revision: Its commit on the hub; empty for a folder.
         dinov2: Folder or hub id of a DINOv2 for a second opinion of fidelity; empty for none.
         dinov2_revision: Its commit on the hub; empty for a folder.
+        second_opinion: Whether EfficientNet-Lite0 is asked about fidelity too; it never chooses.
         full_frame_prompts: How many prompts, from the first, show the material over the whole frame.
         seeds: Seeds per prompt.
         first_seed: The first of them.
@@ -73,6 +75,7 @@ class EvaluateSettings:
     evaluator_revision: str = ""
     dinov2: str = ""
     dinov2_revision: str = ""
+    second_opinion: bool = False
     full_frame_prompts: int = 1
     seeds: int = 4
     first_seed: int = 1000
@@ -193,6 +196,8 @@ def evaluate(
     write_recommended(recommended, checkpoints, found.summary)
     write_text(report / "report.html", render_evaluation(files, last))
     _say(f"{found.summary['reason']}; see {report / 'report.html'}")
+    if opinion := found.summary.get("second_opinion"):
+        _say(opinion["said"])
     _say_time(watch, found.summary["race"])
     if failures:
         raise EvaluationError(f"incomplete, all else is in {metrics} and {report}: {'; '.join(failures.values())}")
@@ -201,9 +206,12 @@ def evaluate(
 
 def _load_encoders(settings: EvaluateSettings, failures: dict[str, str]) -> Encoders:
     clip = attempt(failures, "evaluator", lambda: load_evaluator(settings.evaluator, settings.evaluator_revision))
-    if not settings.dinov2:
-        return Encoders(clip, None)
-    return Encoders(clip, attempt(failures, "dinov2", lambda: load_dinov2(settings.dinov2, settings.dinov2_revision)))
+    dinov2 = second = None
+    if settings.dinov2:
+        dinov2 = attempt(failures, "dinov2", lambda: load_dinov2(settings.dinov2, settings.dinov2_revision))
+    if settings.second_opinion:
+        second = attempt(failures, "second_opinion", load_efficientnet)
+    return Encoders(clip, dinov2, second)
 
 
 def _setup(settings: EvaluateSettings, concept: Concept, text_length: int) -> dict[str, Any]:
@@ -217,6 +225,7 @@ def _setup(settings: EvaluateSettings, concept: Concept, text_length: int) -> di
         "full_frame_prompts": settings.full_frame_prompts,
         "evaluator": _identify(settings.evaluator, settings.evaluator_revision),
         "dinov2": _identify(settings.dinov2, settings.dinov2_revision),
+        **({"second_opinion": f"{NAME}, {SHA256[:12]}"} if settings.second_opinion else {}),
         "losses": dataclasses.asdict(settings.losses),
     }
 

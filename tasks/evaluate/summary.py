@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tasks.evaluate.scoring import Scores
+from tlora.evaluation.efficientnet import NAME
 from tlora.evaluation.intervals import Cells, bootstrap_interval, drawn_cells, ratio_interval
 from tlora.evaluation.lost_prompts import lost_prompts, worst_prompt
 from tlora.evaluation.memorisation import loss_gap, loss_reduction
@@ -19,12 +20,15 @@ from tlora.evaluation.recommendation import (
     objections,
     recommend,
 )
+from tlora.evaluation.second_opinion import second_opinion
 from tlora.metadata.adapter import BASE
 
 NOT_MEASURED = "the similarity gain was not measured, so nothing can be recommended"
+SECOND = "efficientnet_held_out"  # there where a second opinion is wanted
 PAIRED = {  # differences to the base at the same prompt and seed
     "similarity_gain": "similarity_held_out",
     "dinov2_gain": "dinov2_held_out",
+    "efficientnet_gain": SECOND,
     "prompt_following": "prompt_similarity",
     "contrast_change": "prompt_contrast",
 }
@@ -74,10 +78,14 @@ def summarise(
     entries = {
         name: {"step": own.step, **describe(own, base, prompts), "objections": [NOT_MEASURED]} for name, own in measured.items()
     }
-    chosen = Recommendation(None, NOT_MEASURED)
+    chosen, opinion = Recommendation(None, NOT_MEASURED), {}
     if "similarity_held_out" in base.scores and len(measured) > 1:
         candidates = {name: candidate_of(own, base, prompts) for name, own in measured.items() if name != BASE}
-        chosen = recommend({name: c for name, c in candidates.items() if name not in dropped}, rule, len(dropped))
+        whole = {name: c for name, c in candidates.items() if name not in dropped}
+        chosen = recommend(whole, rule, len(dropped))
+        if SECOND in base.scores:
+            gains = {name: measured[name].scores[SECOND] - base.scores[SECOND] for name in whole}
+            opinion = {"second_opinion": asdict(second_opinion(NAME, whole, gains, chosen.checkpoint, rule))}
         for name, candidate in candidates.items():
             entries[name]["objections"] = (certain_objections if name in dropped else objections)(candidate, rule)
     entries[BASE]["objections"] = []
@@ -87,6 +95,7 @@ def summarise(
         "recommended": chosen.checkpoint,
         "reason": chosen.reason,
         "advice": chosen.advice,
+        **opinion,
         "front": list(chosen.front),
         "checkpoints": entries,
     }

@@ -302,6 +302,7 @@ def _page(store: Store, facts: RunFacts, since: SinceChampion, run_id: str) -> s
     paragraphs = [
         f"T-LoRA of **{metadata.concept}** (trigger word `{metadata.trigger}`) for {metadata.base}, {choice.name}.",
         f"{facts.evaluation.reason}.",
+        *([f"{facts.evaluation.second_opinion}."] if facts.evaluation.second_opinion else []),
         gate,
         f"Data: {say_since(since)}.",
         f"Licences: {facts.licences}.",

@@ -21,6 +21,7 @@ class Evaluation:
     setup: Mapping[str, Any]
     failures: tuple[str, ...]
     digest: str
+    second_opinion: str = ""  # what it says, where one was asked for
 
 
 def read_evaluation(file: Path) -> Evaluation:
@@ -33,7 +34,8 @@ def read_evaluation(file: Path) -> Evaluation:
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         failures = tuple(plain["failures"].values())
-        return Evaluation(plain["recommended"], plain["reason"], plain["checkpoints"], plain["setup"], failures, digest)
+        opinion = plain.get("second_opinion", {}).get("said", "")
+        return Evaluation(plain["recommended"], plain["reason"], plain["checkpoints"], plain["setup"], failures, digest, opinion)
     except KeyError as error:
         raise CheckpointError(f"{file}: {error} is missing: run evaluate again") from error
 

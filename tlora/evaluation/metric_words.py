@@ -37,6 +37,11 @@ KNOWN = {  # in the order of a page
     "dinov2_gain": Metric(
         "Similarity gain by DINOv2", _DIFFERENCE, "The same by a second judge, which knows no texts. More is better."
     ),
+    "efficientnet_gain": Metric(
+        "Similarity gain by EfficientNet",
+        _DIFFERENCE,
+        "The same by a judge that had no part in any of the models here. It never chooses. More is better.",
+    ),
     "prompt_following": Metric(
         "Prompt following against the base",
         _DIFFERENCE,
@@ -60,6 +65,9 @@ KNOWN = {  # in the order of a page
         "Similarity to held-out pictures", _COSINE, "With pictures never trained on. More is better, up to copying."
     ),
     "dinov2_held_out": Metric("Similarity by DINOv2", _COSINE, "With pictures never trained on. More is better, up to copying."),
+    "efficientnet_held_out": Metric(
+        "Similarity by EfficientNet", _COSINE, "With pictures never trained on. More is better, up to copying."
+    ),
     "similarity_train": Metric(
         "Similarity to training pictures", _COSINE, "More is better, as long as the held-out pictures keep up."
     ),

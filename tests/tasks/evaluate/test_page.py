@@ -1,5 +1,6 @@
 """The report of an evaluation, as files and in a browser."""
 
+import json
 import re
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def test_no_recommendation_is_said_first(tmp_path: Path) -> None:
     assert '<div class="verdict none"><strong>No checkpoint is recommended</strong><p>no checkpoint passes.</p></div>' in text
     assert "collapsed" in text
     assert "Not measured: nowhere: no evaluator there." in text
+
+
+def test_a_second_opinion_is_a_sentence_below_the_reason(tmp_path: Path) -> None:
+    files, adapter = lay_out(tmp_path, Shape())
+    told = json.loads(files.metrics.read_text())
+    write(files.metrics, told | {"second_opinion": {"agrees": False, "said": "Ann, the second opinion, disagrees"}})
+    assert "best of all.<br>Ann, the second opinion, disagrees.</p>" in render_evaluation(files, adapter)
 
 
 def test_all_text_of_others_is_shown_as_text(tmp_path: Path) -> None:

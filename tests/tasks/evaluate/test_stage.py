@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tasks.evaluate.checkpoints import find_checkpoints
+from tasks.evaluate.outputs import summary_table
 from tasks.evaluate.scoring import ReferenceEmbeddings, ReferenceTexture, score_embeddings, score_textures
 from tasks.evaluate.summary import NOT_MEASURED, Losses, Measured, summarise
 from tests.tiny_flux import tiny_transformer
@@ -136,3 +137,22 @@ def test_without_an_evaluator_losses_are_told_and_nothing_is_recommended() -> No
     assert result["recommended"] is None
     assert result["checkpoints"]["final"]["objections"] == [NOT_MEASURED]
     assert result["checkpoints"]["final"]["loss_gap"]["mean"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("early", "late", "agrees"), [(0.3, 0.5, True), (0.5, 0.3, False)])
+def test_a_second_opinion_is_told_beside_the_choice_and_changes_nothing(early: float, late: float, agrees: bool) -> None:
+    def also(own: Measured, seen: float) -> Measured:
+        return dataclasses.replace(own, scores={**own.scores, "efficientnet_held_out": np.full((2, 3), seen)})
+
+    plain = {BASE: measured(0, 0.2, 0.5, 0.4), "early": measured(10, 0.4, 0.5, 0.4), "late": measured(20, 0.6, 0.5, 0.4)}
+    seen = {name: also(own, {BASE: 0.1, "early": early, "late": late}[name]) for name, own in plain.items()}
+    without, result = (summarise(each, PROMPTS, SelectionSettings()) for each in (plain, seen))
+    assert "second_opinion" not in without
+    assert (result["recommended"], result["reason"]) == (without["recommended"], without["reason"])
+    assert result["second_opinion"]["agrees"] is agrees
+    assert ("by it early scores more than late, by +0.200" in result["second_opinion"]["said"]) is not agrees
+    assert result["checkpoints"]["late"]["efficientnet_gain"]["mean"] == pytest.approx(late - 0.1)
+    table = summary_table(result)
+    assert table["second_opinion"] == ("agrees" if agrees else "disagrees")
+    assert table["efficientnet_gain"]["mean"] == pytest.approx(late - 0.1)
+    assert not {"second_opinion", "efficientnet_gain"} & summary_table(without).keys()

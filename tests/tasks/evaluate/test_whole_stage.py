@@ -3,6 +3,7 @@
 The tests share one folder; each leaves it as it found it.
 """
 
+import html
 import json
 import os
 from collections.abc import Iterator
@@ -74,6 +75,22 @@ def set_to(**changes: Any) -> Iterator[None]:
     Path("params.yaml").write_text(yaml.safe_dump(params))
     yield
     Path("params.yaml").write_text(text)
+
+
+def test_a_second_opinion_is_written_shown_and_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with set_to(second_opinion=True):
+        said = run(capsys)
+    found = result()
+    opinion = found["second_opinion"]["said"]
+    assert opinion.startswith("EfficientNet-Lite0, the second opinion, ")
+    assert f"evaluate: {opinion}\n" in said
+    assert f"<br>{opinion}.</p>" in html.unescape(Path("report/report.html").read_text())
+    assert found["setup"]["second_opinion"] == "EfficientNet-Lite0, 579344248a93"
+    for name, entry in found["checkpoints"].items():
+        assert 0 < entry["efficientnet_held_out"]["mean"] < 1
+        assert (entry["efficientnet_gain"]["mean"] == 0) == (name == "base")
+    assert "efficientnet_gain" in json.loads(Path("metrics/evaluate.json").read_text())
+    assert Path("report/curves/efficientnet_gain.csv").is_file()
 
 
 def test_everything_is_measured_with_intervals_and_said_where_the_time_went(

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -115,6 +116,17 @@ def test_the_description_holds_the_scores_and_the_grid(finished_run: FinishedRun
     digest = client.get_model_version(NAME, "1").tags["evaluation_digest"]
     assert f"(#/experiments/1/runs?searchFilter=tags.evaluation_digest%20%3D%20%27{digest}%27)" in page
     assert client.get_registered_model(NAME).description.startswith("T-LoRA adapters of **brick** (trigger word `matbrk`) for")
+
+
+def test_a_second_opinion_stands_in_the_description_and_its_numbers_in_the_run(finished_run: FinishedRun) -> None:
+    file = Path("metrics/evaluate.json")
+    told = json.loads(file.read_text())
+    told["checkpoints"]["checkpoint-000002"]["efficientnet_gain"] = {"mean": 0.25, "low": 0.125, "high": 0.5}
+    file.write_text(json.dumps(told | {"second_opinion": {"agrees": False, "said": "Ann disagrees"}}))
+    finished_run.register()
+    client = open_store().client
+    assert "by far the best.\n\nAnn disagrees.\n" in client.get_model_version(NAME, "1").description
+    assert only_run(client).data.metrics["evaluate/efficientnet_gain"] == 0.25
 
 
 @pytest.mark.parametrize(
