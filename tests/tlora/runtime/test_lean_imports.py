@@ -1,5 +1,6 @@
 """What commands import within `lean_imports` finds no package that none of them uses; whatever is imported later does."""
 
+import gc
 import importlib.util
 import sys
 from importlib.machinery import PathFinder
@@ -28,3 +29,16 @@ def test_more_packages_can_be_named_and_an_error_leaves_python_as_it_was(monkeyp
     import not_wanted
 
     assert not_wanted.__file__ == str(tmp_path / "not_wanted.py")
+
+
+def test_no_garbage_is_looked_for_within_and_it_is_as_before_after():
+    with lean_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with lean_imports():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
