@@ -113,7 +113,9 @@ def _runs(train: TrainSettings, views: ViewSettings, text: TextSettings) -> dict
     runs = {}
     for name, (latents, read_prompts) in sources.items():
         transformer, settings = load_transformer(MODEL), train.training
-        inject_tlora_into_transformer(transformer, train.target_modules, settings.adapter, seed=settings.loop.seed)
+        inject_tlora_into_transformer(
+            transformer, train.target_modules, settings.adapter, seed=settings.loop.seed, leave_blocks_out=train.leave_blocks_out
+        )
         runs[name] = Training(transformer, settings, accelerator).steps(latents, cache.shapes(), read_prompts)
     return runs
 

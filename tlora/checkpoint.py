@@ -86,7 +86,9 @@ def attach_adapter(transformer: nn.Module, file: Path, slot: int = 0) -> Adapter
     metadata = read_metadata(file)
     if metadata.family != (here := family_of(transformer).name):
         raise CheckpointError(f"{file}: trained on a base of {metadata.family}, and this one is of {here}")
-    inject_tlora_into_transformer(transformer, metadata.target_modules, metadata.config, seed=None, slot=slot)
+    inject_tlora_into_transformer(
+        transformer, metadata.target_modules, metadata.config, seed=None, slot=slot, leave_blocks_out=True
+    )  # whoever trained it meant it
     try:
         return load_tlora_weights(transformer, file, slot=slot)
     except CheckpointError:

@@ -43,7 +43,13 @@ class _Carried:
 
 
 def inject_tlora_into_transformer(
-    transformer: nn.Module, target_module_suffixes: Sequence[str], cfg: TLoRAConfig, *, seed: int | None = 0, slot: int = 0
+    transformer: nn.Module,
+    target_module_suffixes: Sequence[str],
+    cfg: TLoRAConfig,
+    *,
+    seed: int | None = 0,
+    slot: int = 0,
+    leave_blocks_out: bool = False,
 ) -> int:
     """Wrap every Linear of the blocks whose name ends in one of the suffixes, and freeze all the rest.
 
@@ -53,17 +59,21 @@ def inject_tlora_into_transformer(
         cfg: Shape and behaviour of the layers.
         seed: Seed of their initial values; None leaves them at zero, for a file that is about to be loaded.
         slot: Place of this adapter among several; what is injected before it is frozen with the rest.
+        leave_blocks_out: Whether it is meant that all blocks of a kind stay as they are.
 
     Returns:
         The number of wrapped layers.
 
     Raises:
         InjectionError: If the transformer already carries an adapter in this slot, or a suffix matches no Linear of the blocks,
-            or the rank is larger than a layer can hold. The transformer is then as it was.
+            or all blocks of a kind are left untouched and that is not meant, or the rank is larger than a layer can hold. The
+            transformer is then as it was.
     """
     if any(layer.slot == slot for layer in adapter_layers(transformer).values()):
         raise InjectionError("the transformer already carries an adapter: eject it first")
     targets = find_targets(transformer, target_module_suffixes)
+    if not leave_blocks_out:
+        _require_each_kind_of_block(transformer, target_module_suffixes, targets)
     thawed = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     try:
         layers = _build_layers(transformer, targets, cfg, seed)
@@ -102,8 +112,12 @@ def require_targets(
     for name in chosen:
         with _named_layer(name):
             features_of(transformer.get_submodule(name), cfg)
-    if leave_blocks_out:
-        return
+    if not leave_blocks_out:
+        _require_each_kind_of_block(transformer, target_module_suffixes, chosen)
+
+
+def _require_each_kind_of_block(transformer: nn.Module, target_module_suffixes: Sequence[str], chosen: Sequence[str]) -> None:
+    """Refuse suffixes that choose nothing in all blocks of a kind, and say which would do."""
     for each in family_of(transformer).blocks:
         missed = list(transformer.get_submodule(each.name).children())
         if missed and not any(name.startswith(each.name + ".") for name in chosen):

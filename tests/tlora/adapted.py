@@ -37,7 +37,7 @@ def adapted(
 ) -> nn.Module:
     """Return a tiny FLUX with an adapter whose every weight has moved, as training would move it."""
     transformer = tiny_transformer(guidance, blocks=blocks)
-    inject_tlora_into_transformer(transformer, suffixes, cfg)
+    inject_tlora_into_transformer(transformer, suffixes, cfg, leave_blocks_out=True)
     source = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in tlora_parameters(transformer):

@@ -86,7 +86,7 @@ def test_a_refused_injection_names_the_layer_and_leaves_the_transformer_as_it_wa
     transformer = tiny_transformer()
     before = dict(transformer.named_modules())
     with pytest.raises(InjectionError, match=r"blocks\.0\.norm1\.linear: rank 33 is larger than a layer of 32 x 192 can hold"):
-        inject_tlora_into_transformer(transformer, ["norm1.linear"], TLoRAConfig(rank=33))
+        inject_tlora_into_transformer(transformer, ["norm1.linear"], TLoRAConfig(rank=33), leave_blocks_out=True)
     assert dict(transformer.named_modules()) == before
     assert all(p.requires_grad for p in transformer.parameters())
     assert predict(transformer, tiny_inputs()).shape == (1, 12, 16)
@@ -176,6 +176,6 @@ def test_projections_beside_which_fused_ones_compute_are_refused(suffixes: tuple
         InjectionError, match=r"is not in use since fuse_qkv_projections\(\): call unfuse_qkv_projections\(\) first"
     ):
         inject_tlora_into_transformer(transformer, suffixes, CFG)
-    assert inject_tlora_into_transformer(transformer, ["to_out.0"], CFG) == 2
+    assert inject_tlora_into_transformer(transformer, ["to_out.0"], CFG, leave_blocks_out=True) == 2
     transformer.unfuse_qkv_projections()
     assert len(find_targets(transformer, suffixes)) > 0

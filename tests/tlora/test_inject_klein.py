@@ -34,7 +34,7 @@ EVERY_SUFFIX = tuple(dict.fromkeys(row.name for each in FLUX_2_KLEIN.blocks for 
 def adapted(cfg: TLoRAConfig = CFG, suffixes: tuple[str, ...] = EVERY_SUFFIX) -> nn.Module:
     """Return a tiny klein with an adapter whose every weight has moved."""
     transformer = tiny_klein_transformer()
-    inject_tlora_into_transformer(transformer, suffixes, cfg)
+    inject_tlora_into_transformer(transformer, suffixes, cfg, leave_blocks_out=True)
     source = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in tlora_parameters(transformer):
@@ -150,15 +150,22 @@ def test_targets_that_miss_all_single_blocks_are_refused_with_the_list_that_woul
         r"target_modules: \[to_q, to_k, to_v\] leaves all 2 single_transformer_blocks untouched:"
         r" use \[to_q, to_k, to_v, to_qkv_mlp_proj, to_out\], or set leave_blocks_out to true"
     )
-    with pytest.raises(InjectionError, match=line):
-        require_targets(transformer, attention, CFG)
+    for refusing in (require_targets, inject_tlora_into_transformer):
+        with pytest.raises(InjectionError, match=line):
+            refusing(transformer, attention, CFG)
+    assert not adapter_layers(transformer)
+    assert all(parameter.requires_grad for parameter in transformer.parameters())
     require_targets(transformer, (*attention, "to_qkv_mlp_proj", "to_out"), CFG)
     require_targets(transformer, attention, CFG, leave_blocks_out=True)
+    assert inject_tlora_into_transformer(transformer, attention, CFG, leave_blocks_out=True) == 3 * 2
 
 
 def test_targets_that_miss_all_double_blocks_are_refused_for_flux_1_too() -> None:
-    with pytest.raises(InjectionError, match=r"leaves all 2 transformer_blocks untouched: use \[proj_out, to_q, to_k, to_v\]"):
-        require_targets(tiny_transformer(), ("proj_out",), CFG)
+    for refusing in (require_targets, inject_tlora_into_transformer):
+        with pytest.raises(
+            InjectionError, match=r"leaves all 2 transformer_blocks untouched: use \[proj_out, to_q, to_k, to_v\]"
+        ):
+            refusing(tiny_transformer(), ("proj_out",), CFG)
     require_targets(tiny_transformer(), ("to_q", "to_k", "to_v"), replace(CFG, rank=2))
 
 

@@ -91,7 +91,7 @@ def import_lycoris(
         raise CheckpointError(f"{source}: layers of several ranks and alphas, {sorted(shapes)}: one of each can be imported")
     ((rank, alpha),) = shapes
     config = dataclasses.replace(_config(rank, alpha, schedule), trainer_type="ortho_lora", sig_type=sig_type)
-    inject_tlora_into_transformer(transformer, sorted(given), config, seed=None)
+    inject_tlora_into_transformer(transformer, sorted(given), config, seed=None, leave_blocks_out=True)
     likeness = []
     for name, layer in adapter_layers(transformer).items():
         assert isinstance(layer, OrthoTLoRALinear)

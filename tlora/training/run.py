@@ -190,7 +190,9 @@ def _prepare(run: Run, say: Say) -> Training:
     with memory.phase("loading"):
         transformer = load_transformer(run.model).to(run.accelerator.device)
         targets, seed = run.metadata.target_modules, run.settings.loop.seed
-        layers = inject_tlora_into_transformer(transformer, targets, config, seed=seed)
+        layers = inject_tlora_into_transformer(
+            transformer, targets, config, seed=seed, leave_blocks_out=True
+        )  # or `require_targets` has refused them, before a weight was loaded
         training = Training(transformer, run.settings, run.accelerator, memory)
     count = sum(parameter.numel() for parameter in training.parameters)
     say(f"{layers} layers, {count:,} trainable parameters, on {run.accelerator.device}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -101,6 +102,28 @@ def test_it_says_what_to_set_for_a_card(ward: Path, capsys: pytest.CaptureFixtur
     assert "card: 0.001 GB are too few for this base model, whatever is set" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"error: --card must be positive, got -1"):
         main(["doctor", "--card", "-1"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("card", "says"),
+    [
+        ("12", ["card: the base fits as it is; every block is recomputed; about 9.82 GB", "gradient_checkpointing: true"]),
+        ("24", ["card: the base fits as it is; every 4th block is recomputed; about 20.50 GB", "gradient_checkpointing: 4"]),
+    ],
+)
+def test_klein_fits_a_card_of_12_and_of_24_gb_as_the_command_says(ward: Path, card: str, says: list[str]) -> None:
+    shutil.copy(ROOT / "params/flux2-klein-base-4b.yaml", "params.yaml")
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(ward / "hub")}  # where nobody listens
+    command = [Path(sys.executable).with_name("tlora"), "doctor", "--card", card]
+    run = subprocess.run(command, env=os.environ | away | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in run.stdout.splitlines()]
+    assert all(any(line.startswith(beginning) for line in lines) for beginning in says), run.stdout + run.stderr
+    fits = next(line for line in lines if line.startswith("card: "))
+    assert fits.endswith(f" of {card} GB, estimated and not measured; set")
+    written = yaml.safe_load(Path("params.yaml").read_text())["train"]["gradient_checkpointing"]
+    assert (says[1] == f"gradient_checkpointing: {written}") == (card == "24")  # which the file is for
+    assert [line for line in lines if line.startswith("error: ") and " GB needed: " not in line] == []  # room is the machine's
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ ALL_LAYERS = 12 * BLOCKS + 2 * BLOCKS
 def saved(folder: Path, cfg: TLoRAConfig = CFG, suffixes: tuple[str, ...] = EVERY_SUFFIX) -> nn.Module:
     """Return a tiny klein whose adapter has moved, and save that adapter."""
     transformer = tiny_klein_transformer()
-    inject_tlora_into_transformer(transformer, suffixes, cfg)
+    inject_tlora_into_transformer(transformer, suffixes, cfg, leave_blocks_out=True)
     source = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in tlora_parameters(transformer):

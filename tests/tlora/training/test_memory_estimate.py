@@ -82,7 +82,7 @@ def kept_of_flux(targets: tuple[str, ...]) -> int:
 def kept_bytes(targets: tuple[str, ...], transformer: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Return the bytes that autograd keeps of one forward of four samples, each storage once, weights left out."""
     transformer.train()
-    inject_tlora_into_transformer(transformer, targets, SMALL_RUN.adapter)
+    inject_tlora_into_transformer(transformer, targets, SMALL_RUN.adapter, leave_blocks_out=True)
     weights = {t.untyped_storage().data_ptr() for t in (*transformer.parameters(), *transformer.buffers())}
     kept: dict[int, Tensor] = {}
 
