@@ -18,7 +18,8 @@ from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
 from tasks.evaluate.drawing import Column, PictureDrawer
 from tasks.evaluate.kept import KeptPictures
-from tasks.evaluate.stage import EvaluateSettings, evaluate
+from tasks.evaluate.settings import EvaluateSettings
+from tasks.evaluate.stage import evaluate
 from tasks.running.cli import read_section
 from tasks.validate.checks import ValidateSettings
 from tasks.validate.stage import validate

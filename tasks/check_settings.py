@@ -87,6 +87,8 @@ def check_settings(params: Path) -> None:
             require_evaluator(evaluation.dinov2, evaluation.dinov2_revision)
         if evaluation.second_opinion:
             find_efficientnet()
+        if look := evaluation.fast_look(model):
+            look.require(model)
     with named_section("cache_latents"):
         multiple = require_resolution(settings["cache_latents"], model)
     with named_section("train"):

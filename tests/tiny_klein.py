@@ -102,6 +102,14 @@ def tiny_klein_folder(path: Path, *, seed: int = 0, is_distilled: bool = False) 
     return path
 
 
+def tiny_distilled_folder(path: Path) -> Path:
+    """Save what stands for the distilled model of `tiny_klein_folder`: other weights, the same text encoder."""
+    pipeline = tiny_klein_pipeline(is_distilled=True)
+    pipeline.transformer = tiny_klein_transformer(seed=1)
+    pipeline.save_pretrained(path)
+    return path
+
+
 def _tiny_vae() -> AutoencoderKLFlux2:
     vae = AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",) * 2,

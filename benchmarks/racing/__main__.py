@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.racing.replay import Replay, keep_scores, read_scores, replay
 from benchmarks.racing.runs import all_runs, run_stages
-from tasks.evaluate.stage import EvaluateSettings
+from tasks.evaluate.settings import EvaluateSettings
 from tasks.running.cli import read_section
 from tasks.running.state_folder import state_folder
 from tasks.running.telemetry import telemetry_off

@@ -17,7 +17,8 @@ from benchmarks.comparison.measures import CAPTION
 from pocket.scenes import compose
 from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
-from tasks.evaluate.stage import EvaluateSettings, evaluate
+from tasks.evaluate.settings import EvaluateSettings
+from tasks.evaluate.stage import evaluate
 from tasks.running.cli import read_section
 from tasks.train.identity import TrainSettings
 from tasks.train.stage import train

@@ -10,7 +10,6 @@ from PIL import Image
 
 from tasks.evaluate.summary import Measured
 from tasks.pages.scores import Entries, in_order, interval_of, metric_names
-from tasks.results.album import CHECKPOINTS, SCALES, write_album
 from tlora.evaluation.grid import labelled_grid
 from tlora.evaluation.race import turns
 from tlora.metadata.adapter import BASE
@@ -29,30 +28,6 @@ SUMMARY = (
 LOST = "lost"
 OTHERS_GRID = "others.png"
 Pictures: TypeAlias = Mapping[str, Sequence[Sequence[Image.Image | None]]]  # None where nothing was drawn
-
-
-def write_pictures(
-    drawn: Pictures,
-    at_scales: Pictures,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    grids: Path,
-    album: Path,
-    lost: Mapping[str, Sequence[str]],
-) -> None:
-    """Write what was drawn, as labelled grids and one by one.
-
-    Args:
-        drawn: Pictures of the base, every one of them, and of every checkpoint.
-        at_scales: Those at several strengths, by what they are called; drawn with the first seed.
-        prompts: The prompts.
-        seeds: The seeds that every prompt was drawn with.
-        grids: Output folder of the grids.
-        album: Output folder of single pictures.
-        lost: The prompts that each checkpoint has lost.
-    """
-    write_grids(grids, drawn, at_scales, prompts, lost)
-    write_album(album, {CHECKPOINTS: drawn, SCALES: at_scales}, prompts, seeds)
 
 
 def write_others(grids: Path, others: Pictures, prompts: Sequence[str]) -> None:

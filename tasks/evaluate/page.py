@@ -16,7 +16,7 @@ from tasks.pages.gallery import Gallery
 from tasks.pages.inline import inline_pictures, inline_thumbnail
 from tasks.pages.page import render_page
 from tasks.pages.scores import Entries, curves, in_order, interval_of, score_table
-from tasks.results.album import Album, are_small, files_of, read_album
+from tasks.results.album import DISTILLED, Album, are_small, files_of, read_album
 from tasks.results.evaluation import Evaluation, read_evaluation, read_json
 from tasks.results.lineage import adapter_lineage, evaluation_lineage, listing
 from tlora.evaluation.metric_words import describe
@@ -87,8 +87,9 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
         "race": race if race and race["pictures"] < race["of"] else None,
         "count": len(entries) - (BASE in entries),
         "album": album,
-        "galleries": _galleries(evaluation, album, strengths),
+        "galleries": _galleries(evaluation, album, told),
         "others": _others(files.others),
+        "fast_look": told.get("fast_look"),
         "strengths_of": strengths.get("checkpoint"),
         "strengths": score_table("strength", by_strength),
         "front": _front(ordered, chosen),
@@ -103,8 +104,9 @@ def render_evaluation(files: EvaluationFiles, adapter: AdapterMetadata) -> str:
     return render_page("evaluate/page.html", values)
 
 
-def _galleries(evaluation: Evaluation, album: Album, strengths: Mapping[str, Any]) -> list[Gallery]:
+def _galleries(evaluation: Evaluation, album: Album, told: Mapping[str, Any]) -> list[Gallery]:
     """Return each group of pictures; all groups share one budget of bytes."""
+    strengths = told.get("scales", {})
     files = [file for columns in album.groups.values() for file in files_of(columns)]
     uris, exact = inline_pictures(files), are_small(files)
     labels = {name: f"step {entry.get('step')}" for name, entry in evaluation.checkpoints.items() if name != BASE}
@@ -114,7 +116,8 @@ def _galleries(evaluation: Evaluation, album: Album, strengths: Mapping[str, Any
     for group, columns in album.groups.items():
         drawn = [i for rows in columns.values() for row in rows for i, file in enumerate(row) if file]
         seeds = album.seeds[: max(drawn) + 1]  # strengths are drawn at the first alone
-        galleries.append(Gallery(group, columns, labels, album.prompts, seeds, uris, exact, evaluation.recommended))
+        named = labels | {BASE: Path(told["fast_look"]["model"]).name} if group == DISTILLED else labels
+        galleries.append(Gallery(group, columns, named, album.prompts, seeds, uris, exact, evaluation.recommended))
     return galleries
 
 

@@ -8,106 +8,42 @@ is drawn, measured and written, and the stage then fails with the reason, so tha
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tasks.evaluate.checkpoints import attempt, find_checkpoints
-from tasks.evaluate.drawing import PictureDrawer
-from tasks.evaluate.field import Extent, Field
+from tasks.evaluate.drawing import PictureDrawer, Rows
+from tasks.evaluate.fast_look import write_fast_look
+from tasks.evaluate.field import Field
 from tasks.evaluate.identity import fingerprint_fields
 from tasks.evaluate.kept import KeptPictures
 from tasks.evaluate.measurement import CaptionedLatents, Measurer
-from tasks.evaluate.outputs import OTHERS_GRID, lost_of, write_numbers, write_others, write_pictures
+from tasks.evaluate.outputs import OTHERS_GRID, lost_of, write_grids, write_numbers, write_others
 from tasks.evaluate.page import EvaluationFiles, render_evaluation
 from tasks.evaluate.recommended import write_recommended
 from tasks.evaluate.scoring import Encoders, References, measure_references
+from tasks.evaluate.settings import EvaluateSettings
 from tasks.evaluate.stopwatch import Stopwatch
 from tasks.evaluate.team import Team
+from tasks.results.album import CHECKPOINTS, DISTILLED, SCALES, write_album
 from tasks.running.cli import named_section
 from tasks.running.state_folder import remembered_seconds, state_folder
 from tlora.errors import EvaluationError
 from tlora.evaluation.efficientnet import NAME, SHA256
 from tlora.evaluation.evaluator import load_dinov2, load_efficientnet, load_evaluator
-from tlora.evaluation.memorisation import LossSettings, choose_views
-from tlora.evaluation.race import RaceSettings
-from tlora.evaluation.recommendation import SelectionSettings
+from tlora.evaluation.memorisation import choose_views
 from tlora.flux.cached import LatentCache, PromptCache
 from tlora.flux.files import base_revision, require_base
 from tlora.flux.model import image_tokens_of, load_scheduler, load_transformer, load_vae
 from tlora.flux.spec import ModelSpec
-from tlora.metadata.adapter import WEIGHTS_FILE, read_metadata
+from tlora.metadata.adapter import BASE, WEIGHTS_FILE, read_metadata
 from tlora.metadata.concept import Concept, read_concept
 from tlora.metadata.digests import digest_of
 from tlora.pictures.decode import decode_picture
 from tlora.pictures.manifest import read_manifest
 from tlora.runtime.atomic_file import write_text
-from tlora.runtime.ranges import MOST_PICTURES, require_seed, require_strength, require_whole
-from tlora.sampling import Painter, SampleSettings, draws_twice
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """How checkpoints are measured.
-
-    Args:
-        sample: Size, steps, guidance and strength of the pictures.
-        selection: The rule that picks a checkpoint.
-        losses: At which noise losses are compared.
-        evaluator: Folder or hub id of the CLIP that measures.
-        evaluator_revision: Its commit on the hub; empty for a folder.
-        dinov2: Folder or hub id of a DINOv2 for a second opinion of fidelity; empty for none.
-        dinov2_revision: Its commit on the hub; empty for a folder.
-        second_opinion: Whether EfficientNet-Lite0 is asked about fidelity too; it never chooses.
-        full_frame_prompts: How many prompts, from the first, show the material over the whole frame.
-        seeds: Seeds per prompt.
-        first_seed: The first of them.
-        scales: Strengths at which the recommended checkpoint is drawn once more, at the first seed.
-        batch: Most pictures drawn at once.
-        racing: Whether all checkpoints are drawn to the end.
-    """
-
-    sample: SampleSettings
-    selection: SelectionSettings
-    losses: LossSettings
-    racing: RaceSettings
-    evaluator: str
-    evaluator_revision: str = ""
-    dinov2: str = ""
-    dinov2_revision: str = ""
-    second_opinion: bool = False
-    full_frame_prompts: int = 1
-    seeds: int = 4
-    first_seed: int = 1000
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5)
-    batch: int = 8
-
-    def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise ValueError(f"seeds must be at least 2 (diversity compares them), got {self.seeds}")
-        require_whole("batch", self.batch)
-        if self.full_frame_prompts < 0:
-            raise ValueError(f"full_frame_prompts must not be negative, got {self.full_frame_prompts}")
-        require_seed("first_seed", self.first_seed)
-        require_whole("seeds", self.seeds, most=MOST_PICTURES)
-        for scale in self.scales:
-            require_strength("scales", scale)
-
-    @property
-    def all_seeds(self) -> range:
-        """The seeds that every prompt is drawn with."""
-        return range(self.first_seed, self.first_seed + self.seeds)
-
-    @property
-    def shaping(self) -> dict[str, Any]:
-        """What shapes pictures and losses."""
-        return {"sample": dataclasses.asdict(self.sample), "losses": dataclasses.asdict(self.losses), "batch": self.batch}
-
-    def extent(self, concept: Concept) -> Extent:
-        """What is drawn of a concept, at the most."""
-        return Extent(
-            concept.prompts, concept.other_prompts, self.all_seeds, self.sample.lora_scale, self.scales, self.full_frame_prompts
-        )
+from tlora.sampling import Painter, draws_twice
 
 
 def evaluate(
@@ -155,6 +91,8 @@ def evaluate(
     require_base(model)
     with named_section("evaluate"):
         image_tokens_of(model, settings.sample.width, settings.sample.height)
+        if look := settings.fast_look(model):
+            look.require(model)
     team, described, watch = Team.join(model), read_concept(concept), Stopwatch()
     wanted = described.prompts
     checkpoints, failures = find_checkpoints(adapters, model)
@@ -179,6 +117,13 @@ def evaluate(
         measurer = Measurer(drawer, encoders, references, trained, unseen, settings.losses, watch, kept, team)
         field = Field(measurer, checkpoints, settings.extent(described), settings.selection, settings.racing)
         found = field.run(failures)
+        looked: dict[str, Rows] = {}
+        if look:
+            del painter, drawer, measurer, field  # so that the base makes room
+            shown = {name: checkpoints[name] for name in found.drawn if name != BASE}
+            with watch("fast look"):
+                drawn = partial(look.draw, shown, embeddings, settings.extent(described).first_seed, team, kept)
+                looked = attempt(failures, "preview_model", drawn) or {}
     if not team.is_first:
         return
     setup = {**_setup(settings, described, embeddings[0].shape[1]), "held_out": read_manifest(held_out).digest}
@@ -188,10 +133,16 @@ def evaluate(
         "setup": setup,
         "material": _material(references),
     }
+    told |= {"fast_look": look.told(settings.first_seed)} if look and looked else {}
     files = EvaluationFiles(report / "evaluate.json", pictures, manifest, held_out, data, grids / OTHERS_GRID)
     last = read_metadata([*checkpoints.values()][-1] / WEIGHTS_FILE)
-    write_pictures(found.drawn, found.at_scales, wanted, settings.all_seeds, grids, pictures, lost_of(found.summary))
+    groups = {CHECKPOINTS: found.drawn, SCALES: found.at_scales}
+    write_grids(grids, found.drawn, found.at_scales, wanted, lost_of(found.summary))
     write_others(grids, found.others, described.other_prompts)
+    if look and looked:
+        _say(f"a fast look, which decides nothing: {write_fast_look(grids, looked, wanted, look.model)}")
+        groups[DISTILLED] = looked
+    write_album(pictures, groups, wanted, settings.all_seeds)
     write_numbers(found.measured, found.summary | told, metrics, report)
     write_recommended(recommended, checkpoints, found.summary)
     write_text(report / "report.html", render_evaluation(files, last))

@@ -19,6 +19,7 @@ from tlora.runtime.atomic_file import write_json
 EXACT_SIDE = 128  # pixels; up to here a picture is kept bit by bit
 QUALITY = 90
 SCALES = "scales"  # the group of one checkpoint at several strengths, the base first, at the first seed alone
+DISTILLED = "distilled"  # the group that is drawn on a distilled model: it bare first, at the first seed alone
 CHECKPOINTS = "checkpoints"  # the group that is drawn at full strength: the base first, then a column for each checkpoint
 _INDEX = "album.json"
 Rows = Sequence[Sequence[Image.Image | None]]  # for each prompt, a picture per seed; None where it was not drawn

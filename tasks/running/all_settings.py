@@ -17,7 +17,7 @@ from tlora.runtime.settings import read_mapping
 
 CHECKED = frozenset({"validate", "cache_prompts", "cache_latents", "train", "evaluate"})  # stages that have settings
 _PRODUCT = Path(__file__).parents[2]
-_MODELS = (("model", "path"), ("evaluate", "evaluator"), ("evaluate", "dinov2"))
+_MODELS = (("model", "path"), ("evaluate", "evaluator"), ("evaluate", "dinov2"), ("evaluate", "preview_model"))
 
 
 def require_all_settings(params: Path) -> None:

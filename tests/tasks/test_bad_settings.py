@@ -82,6 +82,7 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "evaluate: {seeds: 1}": "seeds must be at least 2 (diversity compares them), got 1",
     "evaluate: {first_seed: -1}": "first_seed must be in 0..2**63 - 1, got -1",
     "evaluate: {scales: [.inf]}": "scales must be in -1000..1000, got inf",
+    "evaluate: {preview_model: ./nowhere}": "preview_model: ./nowhere: no base model there (model_index.json is missing)",
     "evaluate: {batch: 0}": "batch must be at least 1, got 0",
     "evaluate: {loss_sigmas: []}": "loss_sigmas must be noise levels between 0 and 1, at least one, got []",
     "evaluate: {loss_noises: 0}": "need loss_noises and loss_pictures of at least 1, got 0 and 16",

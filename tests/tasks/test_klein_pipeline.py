@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from diffusers import Flux2KleinPipeline
 from mlflow.pyfunc import load_model
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
@@ -24,11 +25,12 @@ from tasks.train.stage import train
 from tests.tasks import data_folder
 from tests.tasks.evaluable import CHANGES, save_clip
 from tests.tasks.stage_commands import options_of
-from tests.tiny_klein import tiny_klein_folder
+from tests.tiny_klein import tiny_distilled_folder, tiny_klein_folder
 from tests.tlora.test_klein import as_patches, with_full_ranks
 from tlora.checkpoint import attach_adapter, read_adapter
 from tlora.cli import main
 from tlora.flux.cached import LatentCache, PromptCache
+from tlora.flux.files import base_revision
 from tlora.flux.model import load_transformer, load_vae
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import WEIGHTS_FILE
@@ -46,8 +48,9 @@ WALL = "a matbrk wall"
 TRAIN = {
     "rank": 4,
     "min_rank": 1,
-    "alpha": 4,
+    "alpha": 100,  # so much that four steps are seen in eight bits
     "learning_rate": 2e-2,
+    "lr_warmup_steps": 0,
     "target_modules": ["to_q", "to_k", "to_v", "to_qkv_mlp_proj", "to_out"],
     "max_train_steps": 4,
     "checkpointing_steps": 2,
@@ -64,7 +67,8 @@ TRAIN = {
 def lay_out(folder: Path) -> None:
     """Fill the working folder with data, base, parameters and caches."""
     data_folder.lay_out(folder)
-    tiny_klein_folder(folder / "base")
+    open_gates(tiny_klein_folder(folder / "base"))
+    open_gates(tiny_distilled_folder(folder / "distilled"))
     base = ModelSpec("base", dtype="float32", device="cpu")
     data_folder.run(base, TEXT)
     manifests = {"manifest": Path("artifacts/manifest/train.json"), "held_out": Path("artifacts/manifest/held_out.json")}
@@ -82,6 +86,14 @@ def lay_out(folder: Path) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params))
 
 
+def open_gates(model: Path) -> Path:
+    """Let the blocks of a random network count: of its modulation, their gates are almost shut, and no adapter would be seen."""
+    file = model / "transformer/diffusion_pytorch_model.safetensors"
+    tensors = {name: 30 * tensor if "modulation" in name else tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    return model
+
+
 def run(stage: object) -> None:
     with pytest.raises(SystemExit) as end:
         run_stage(stage, options_of(stage.__name__))
@@ -97,6 +109,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lay_out(folder)
         run(train)
         run(evaluate)
+        Path("reports/evaluate/evaluate.json").rename("without.json")
+        params = yaml.safe_load(Path("params.yaml").read_text())
+        params["evaluate"]["preview_model"] = "distilled"
+        Path("params.yaml").write_text(yaml.safe_dump(params))
+        run(evaluate)
     finally:
         os.chdir(before)
     return folder
@@ -108,13 +125,13 @@ def folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return finished
 
 
-def by_the_pipeline(seed: int) -> Image.Image:
+def by_the_pipeline(seed: int, model: str = "base", steps: int = 2) -> Image.Image:
     """Draw with diffusers and PEFT, the adapter at full rank."""
     base = ModelSpec("base", dtype="float32", device="cpu")
     transformer = load_transformer(base)
     attach_adapter(transformer, ADAPTER)
     save_file(with_full_ranks(transformer), "lora.safetensors")
-    pipeline = Flux2KleinPipeline.from_pretrained("base")
+    pipeline = Flux2KleinPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.load_lora_weights(".", weight_name="lora.safetensors")
     noise = initial_noise(load_vae(base), [seed], SAMPLE)
@@ -122,7 +139,7 @@ def by_the_pipeline(seed: int) -> Image.Image:
         prompt=WALL,
         width=32,
         height=32,
-        num_inference_steps=2,
+        num_inference_steps=steps,
         guidance_scale=4.0,
         latents=as_patches(noise),
         max_sequence_length=TEXT,
@@ -160,8 +177,30 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(folder: Path, monkeypat
 
 
 def test_what_evaluation_draws_is_the_pipelines_picture(folder: Path) -> None:
-    (file,) = Path("artifacts/pictures").rglob("checkpoint-000004/p00_seed1000.webp")  # small, and so kept without loss
+    (file,) = Path("artifacts/pictures/checkpoints").glob("checkpoint-000004/p00_seed1000.webp")  # small, so kept without loss
     assert furthest(Image.open(file), by_the_pipeline(1000)) <= 1
+    assert furthest(Image.open(file), Image.open("artifacts/pictures/checkpoints/base/p00_seed1000.webp")) > 10
+
+
+def test_a_fast_look_is_the_distilled_pipelines_picture_in_four_steps(folder: Path) -> None:
+    drawn = Image.open("artifacts/pictures/distilled/checkpoint-000004/p00_seed1000.webp")
+    assert furthest(drawn, by_the_pipeline(1000, "distilled", 4)) <= 1
+    assert furthest(drawn, Image.open("artifacts/pictures/distilled/base/p00_seed1000.webp")) > 10
+    assert furthest(drawn, Image.open("artifacts/pictures/checkpoints/checkpoint-000004/p00_seed1000.webp")) > 10
+
+
+def test_a_fast_look_is_shown_and_changes_no_number(folder: Path) -> None:
+    told = json.loads(Path("reports/evaluate/evaluate.json").read_text())
+    revision = base_revision(ModelSpec("distilled"))[:12]
+    assert told.pop("fast_look") == {"model": "distilled", "revision": revision, "steps": 4, "seed": 1000, "decides": False}
+    assert told == json.loads(Path("without.json").read_text())
+    report = Path("reports/evaluate/report.html").read_text()
+    assert "<h2>A fast look</h2>" in report
+    assert "Drawn on the distilled distilled in 4 steps without guidance" in report
+    assert report.count('name="seed-distilled"') == 1  # one seed
+    with Image.open("artifacts/grids/distilled.png") as grid, Image.open("artifacts/grids/grid.png") as whole:
+        assert grid.size == whole.size  # as many rows
+    assert not any(Path(".state/evaluate").iterdir())
 
 
 def test_what_infer_draws_is_the_pipelines_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

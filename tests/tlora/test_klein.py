@@ -170,7 +170,7 @@ def with_full_ranks(transformer: nn.Module) -> dict[str, Tensor]:
     for name, layer in adapter_layers(transformer).items():
         assert isinstance(layer, TLoRALinear)
         tensors[f"transformer.{name}.lora_A.weight"] = layer.down.weight.detach().clone()
-        tensors[f"transformer.{name}.lora_B.weight"] = layer.up.weight.detach().clone()
+        tensors[f"transformer.{name}.lora_B.weight"] = layer.up.weight.detach() * layer.cfg.alpha / layer.cfg.rank
     return tensors
 
 

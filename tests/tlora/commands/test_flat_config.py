@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.evaluate.stage import EvaluateSettings
+from tasks.evaluate.settings import EvaluateSettings
 from tasks.train.identity import TrainSettings
 from tlora.commands.flat_config import FlatConfig, read_flat_config
 from tlora.pictures.tokens import TextSettings
