@@ -78,7 +78,9 @@ constraints: ## resolve constraints.txt anew, once for every Python (needs uv)
 pull: setup ## the shipped models, and the data: shipped too, or from your team's DVC remote
 	@python -m tasks.pull
 
+# make demo DATA=rock: photographs from a Debian package in the shipped ones' place (docs/rock.md)
 demo: pull ## from the shipped photographs to a registered adapter; again: nothing but register runs
+	$(if $(DATA),python -m tasks.demo_data --data "$(DATA)")
 	dvc repro
 
 # make new DATA=~/bricks TRIGGER=matbrk [NAME=bricks] [REPLACE=1]

@@ -106,7 +106,7 @@ def new(source: Path, trigger: str, name: str = "", *, replace: bool = False) ->
     pictures = _list_source(source)
     if len(pictures) < 2:
         raise PictureError(f"{source}: holds one picture, and 2 are needed, one of them held out: add one, or cut it in two")
-    _require_room(source, replace=replace)
+    require_room(source, replace=replace)
     arriving = state_folder("arriving")
     shutil.rmtree(arriving)
     arriving.mkdir()
@@ -119,6 +119,19 @@ def new(source: Path, trigger: str, name: str = "", *, replace: bool = False) ->
     write_text(CONCEPT, concept)
     read = Counter(_pattern(picture, caption.file) for picture, caption in others.by_picture.items())
     return Copied(len(pictures), written, read, others.unused, _left_behind(source, pictures, others))
+
+
+def require_room(source: Path, *, replace: bool) -> None:
+    """Refuse where others' pictures would have to make way, or where these lie already.
+
+    Raises:
+        PictureError: In one line.
+    """
+    if IMAGES.resolve() in (source.resolve(), *source.resolve().parents):
+        raise PictureError(f"{source}: this is where the pictures go: give the folder that they come from")
+    if IMAGES.exists() and any(IMAGES.iterdir()) and not replace and not _are_shipped():
+        remedy = "to replace them add --replace (make new ... REPLACE=1); they are kept under .state"
+        raise PictureError(f"{IMAGES}: holds pictures already: {remedy}")
 
 
 def add_to_dvc() -> None:
@@ -212,14 +225,6 @@ def _list_source(source: Path) -> list[Path]:
             raise
         shown = ", ".join(sorted(below)[:3]) + (" ..." if len(below) > 3 else "")
         raise PictureError(f"{source}: its pictures are in subfolders ({shown}): give one of those, or move them up") from None
-
-
-def _require_room(source: Path, *, replace: bool) -> None:
-    if IMAGES.resolve() in (source.resolve(), *source.resolve().parents):
-        raise PictureError(f"{source}: this is where the pictures go: give the folder that they come from")
-    if IMAGES.exists() and any(IMAGES.iterdir()) and not replace and not _are_shipped():
-        remedy = "to replace them add --replace (make new ... REPLACE=1); they are kept under .state"
-        raise PictureError(f"{IMAGES}: holds pictures already: {remedy}")
 
 
 def _are_shipped() -> bool:

@@ -90,6 +90,7 @@ NOT_RUN = {  # the beginning of a command, and why nobody runs it
     "prefect worker start": _SERVER,
     "prefect server start": _SERVER,
     "git clone ...": "names no address",
+    "git checkout concept.yaml params.yaml data.dvc": "puts back what `make demo DATA=rock` replaced",
     "docker ": "needs Docker's daemon",
     "printf 'POSTGRES_PASSWORD": "makes passwords for `docker compose`",
     "export ": "sets the address of a server",
