@@ -93,6 +93,9 @@ def check_settings(params: Path) -> None:
         multiple = require_resolution(settings["cache_latents"], model)
     with named_section("train"):
         require_optimizer(settings["train"].training.optimizer)
+        stop = settings["train"].stop
+        if stop.is_on:
+            require_evaluator(stop.stop_evaluator, stop.stop_evaluator_revision)
     if multiple is None:
         return  # on the hub, and not here yet: its shape is not known
     training = settings["train"]

@@ -91,7 +91,11 @@ def draw_pictures(
     if painter.make_room:
         painter.make_room(painter.vae)
     with circular_convolutions(painter.vae) if settings.tileable else nullcontext():
-        pixels = decode_latents(painter.vae, latents)
+        return pictures_of(decode_latents(painter.vae, latents))
+
+
+def pictures_of(pixels: Float[Tensor, "batch 3 height width"]) -> list[Image.Image]:
+    """Return pixels in -1..1 as pictures of 8 bits."""
     rounded = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in rounded]
 

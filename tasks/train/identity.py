@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.train.preview import PreviewSettings
+from tasks.train.stopping import StopSettings
 from tlora.flux.cached import CLASS_INDEX, INDEX
 from tlora.flux.files import base_revision, read_family
 from tlora.flux.noise import MAX_TIMESTEP
@@ -30,6 +31,7 @@ class TrainSettings:
     Args:
         training: Everything that shapes the run.
         preview: Pictures in the middle of training, and the guard.
+        stop: When it ends before its last step.
         target_modules: Suffixes of the Linears to adapt.
         leave_blocks_out: Whether they may leave all blocks of a kind untouched.
         mixed_precision: `no` or `bf16`.
@@ -40,6 +42,7 @@ class TrainSettings:
 
     training: TrainingSettings
     preview: PreviewSettings
+    stop: StopSettings
     target_modules: tuple[str, ...]
     leave_blocks_out: bool = False
     mixed_precision: Literal["no", "bf16"] = "bf16"
@@ -51,6 +54,11 @@ class TrainSettings:
         require_checkpointing(self.checkpointing_steps, self.training.loop.max_train_steps)
         require_whole("state_steps", self.state_steps)
         require_whole("keep_states", self.keep_states)
+
+    @property
+    def asks_for_class_captions(self) -> bool:
+        """Whether captions without the trigger word are part of what the run is a function of."""
+        return self.training.preservation.is_on or self.stop.is_on
 
     @property
     def guarded_step(self) -> int:
@@ -106,14 +114,16 @@ def fingerprint_fields(
 
 def _asked_for(settings: TrainSettings, model: ModelSpec, inputs: Inputs) -> dict[str, Any]:
     views, captions = _index_digest(inputs.latents), _index_digest(inputs.prompts)
-    if settings.training.preservation.is_on:
+    if settings.asks_for_class_captions:
         captions = digest_of([captions, _index_digest(inputs.prompts, CLASS_INDEX)])
     return {"params": shaping_params(settings, model), "views": views, "captions": captions}
 
 
 def shaping_params(settings: TrainSettings, model: ModelSpec) -> dict[str, Any]:
-    """Return the settings that the result is a function of; those of preservation only where it is on."""
+    """Return the settings that the result is a function of; those of preservation and of the early end only where they are on."""
     plain = dataclasses.asdict(settings)
+    if not settings.stop.is_on:
+        del plain["stop"]
     if not settings.training.preservation.is_on:
         del plain["training"]["preservation"]
     return {"train": {k: v for k, v in plain.items() if k not in SHAPES_NOTHING}, "model": dataclasses.asdict(model)}

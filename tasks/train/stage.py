@@ -6,6 +6,7 @@ SIGINT), it finishes the step, saves, and exits with 75.
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tasks.tracking.runs import PREVIEW_SERIES, training_points
 from tasks.train.identity import Inputs, TrainSettings, describe_adapter, fingerprint_fields, shaping_params
 from tasks.train.preview import draw_preview, preview_file
 from tasks.train.provenance import circumstances
+from tasks.train.stopping import GAIN, CheckpointMeasure, reason_to_stop
 from tlora.errors import OutOfMemoryError, SettingsError
 from tlora.flux.cached import INDEX, LatentCache, PromptCache
 from tlora.flux.files import require_base
@@ -30,7 +32,7 @@ from tlora.sampling import draws_twice
 from tlora.training.loop import Training, image_tokens
 from tlora.training.memory_advice import PARAMS_KEYS
 from tlora.training.mfu import device_name
-from tlora.training.run import Run, TrainingData, finish, make_accelerator, prepared_training, train_to_the_end
+from tlora.training.run import EarlyEnd, Run, TrainingData, finish, make_accelerator, prepared_training, train_to_the_end
 from tlora.training.run_folder import PREVIEWS, RunFolder
 from tlora.training.weight_change import check_effect, relative_change
 
@@ -56,8 +58,9 @@ def train(
     accelerator = make_accelerator(model, settings.training, settings.mixed_precision)
     inputs = Inputs(prompts, latents, concept)
     views, captions = LatentCache(latents), PromptCache(prompts)
-    if settings.training.preservation.is_on:
+    if settings.asks_for_class_captions:
         captions.with_class_captions()
+    if settings.training.preservation.is_on:
         _require_trigger(captions, views, inputs)
     text_tokens = captions.read(sorted({str(entry["caption"]) for entry in views.entries}))[0].shape[1]  # or one is missing
     metadata = describe_adapter(settings, model, inputs)
@@ -80,12 +83,14 @@ def train(
         with asked_to_stop(_say) as stop, LiveRun(metadata, say=_say) as live:
             watch = _Watch(run, training, settings, views, captions, live)
             watch.preview(training.step)  # asked for, perhaps, only after that step was taken
-            for line in train_to_the_end(run, training, lambda: stop.is_made):
+            for line in train_to_the_end(run, training, lambda: stop.is_made, watch.early_end):
                 watch.look(line)
             if accelerator.is_main_process:
+                if watch.reason_to_stop:
+                    _say(watch.reason_to_stop)
                 change = finish(run, training, _say)  # asked to stop by now, it ends as it would have
                 record = {"fingerprint": run.folder.fingerprint, "params": shaping_params(settings, model), **started}
-                _write_records(run, training, change, record)
+                _write_records(run, training, change, record, watch.reason_to_stop)
 
 
 def _require_trigger(captions: PromptCache, views: LatentCache, inputs: Inputs) -> None:
@@ -101,9 +106,10 @@ def _require_trigger(captions: PromptCache, views: LatentCache, inputs: Inputs) 
         )
 
 
-def _write_records(run: Run, training: Training, change: dict[str, float], record: dict[str, Any]) -> None:
+def _write_records(run: Run, training: Training, change: dict[str, float], record: dict[str, Any], reason: str) -> None:
     """Write the summary, and the record of what the result is not a function of."""
     summary = {"steps": training.step, "last_loss": run.folder.last_line()["loss"], "relative_change": change}
+    summary |= {"ended_early": reason} if reason else {}
     write_json(run.report / "summary.json", summary)
     measured = {"peak_memory": training.memory.peaks, "mfu": run.folder.usual_mfu(), "matmul_rate": training.matmul_rate}
     measured |= {"device": device_name(training.accelerator.device), "image_tokens": max(map(image_tokens, run.data.shapes))}
@@ -121,10 +127,30 @@ class _Watch:
     captions: PromptCache
     live: LiveRun
 
+    @cached_property
+    def early_end(self) -> EarlyEnd | None:
+        """What ends training before its last step."""
+        if not self.settings.stop.is_on:
+            return None
+        steps = self.settings.preview.num_inference_steps
+        measure = CheckpointMeasure(self.run.model, self.views, self.captions, self.settings.stop, steps)
+
+        def measured() -> dict[str, float]:
+            with self.training.memory.phase("preview"), self.training.weights_to_save() as transformer:
+                return measure.measure(transformer)
+
+        return EarlyEnd(measured, lambda: bool(self.reason_to_stop))
+
+    @property
+    def reason_to_stop(self) -> str:
+        """Why training ends before its last step, with the one that was logged last; empty if it goes on."""
+        log = self.run.folder.lines() if self.settings.stop.is_on else []
+        return reason_to_stop(log, self.settings.stop) if len(log) < self.settings.training.loop.max_train_steps else ""
+
     def look(self, line: dict[str, float]) -> None:
         """Check, send and draw what a step calls for."""
         if self.training.accelerator.is_main_process:
-            self._judge(int(line["step"]))
+            self._judge(int(line["step"]), is_measured=GAIN in line)
             self.live.log(training_points(line))
             self.preview(int(line["step"]))
 
@@ -139,10 +165,10 @@ class _Watch:
             _say(f"preview of step {step}: {preview_file(self.run.report / PREVIEWS, step)}")
             self.live.show(PREVIEW_SERIES, step, file)
 
-    def _judge(self, step: int) -> None:
+    def _judge(self, step: int, *, is_measured: bool) -> None:
         """Check the adapter's effect where it is time to."""
         guarded, last = self.settings.guarded_step, self.settings.training.loop.max_train_steps
-        if not guarded or step not in (guarded, last):
+        if not guarded or (step not in (guarded, last) and not (is_measured and self.reason_to_stop)):
             return
         change = relative_change(self.training.transformer)
         line = check_effect(change, step, self.settings.preview.believed, "train.")  # before anything is drawn with it

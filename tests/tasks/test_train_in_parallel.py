@@ -1,4 +1,4 @@
-"""The stage itself in two processes, each with samples and masks of its own."""
+"""The stage itself in two processes, each with samples and masks of its own; both end at the same step."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tasks.stage_process import start
-from tests.tasks.trainable import RUN, make_trainable
+from tests.tasks.trainable import RUN, make_stoppable
 from tlora.metadata.adapter import WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains_with_the_doubled_batch(tmp_path: Path) -> None:
-    one = make_trainable(tmp_path / "one", max_train_steps=5, train_batch_size=4)
-    two = make_trainable(tmp_path / "two", max_train_steps=5, train_batch_size=2)
+    ending = {"stop_min_gain": 1.0, "learning_rate": 1e-2, "state_steps": 2}  # with step 4, the second without a gain
+    one = make_stoppable(tmp_path / "one", train_batch_size=4, **ending)
+    two = make_stoppable(tmp_path / "two", train_batch_size=2, **ending)
     process = start(one)
     process.join()
     assert process.exitcode == 0
@@ -40,5 +41,8 @@ def test_two_processes_train_what_one_trains_with_the_doubled_batch(tmp_path: Pa
     run = subprocess.run(command, cwd=two, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     alone, together = (load_file(folder / "adapters/final" / WEIGHTS_FILE) for folder in (one, two))
+    assert [sorted(path.name for path in (folder / "adapters").iterdir()) for folder in (one, two)] == [
+        ["checkpoint-000002", "checkpoint-000004", "final"]
+    ] * 2
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5)

@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import save_file
 
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, tiny_pipeline_folder
+from tlora.flux.cached import CLASS_INDEX
 from tlora.runtime.atomic_file import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,20 @@ def make_trainable(folder: Path, **changes: Any) -> Path:
     command = f"python -m tasks.train {' '.join(RUN)}"
     stage = {"cmd": command, "params": ["train", "model"], "deps": ["cache"], "outs": ["adapters", "reports/train"]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    return folder
+
+
+def make_stoppable(folder: Path, **changes: Any) -> Path:
+    """Fill a folder so that training ends early: its drift passes the limit long before the last step."""
+    from tests.tasks.evaluable import save_clip  # transformers: every process of a run would import it
+
+    stop = {"stop_patience": 2, "stop_min_gain": 1e-4, "stop_max_drift": 0.05, "stop_evaluator": "clip", "num_inference_steps": 2}
+    make_trainable(
+        folder, **({"max_train_steps": 40, "checkpointing_steps": 2, "learning_rate": 0.05, "ema_decay": 0.5} | stop | changes)
+    )
+    save_clip(folder / "clip")
+    item = {"caption": "a brick wall", "file": "a.safetensors", "of": "a matbrk wall"}
+    write_json(folder / "cache/prompts/captions" / CLASS_INDEX, {"items": [item]})
     return folder
 
 

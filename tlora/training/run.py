@@ -124,26 +124,48 @@ def prepared_training(run: Run, keys: Keys, num_inference_steps: int, command: s
         yield training
 
 
-def train_to_the_end(run: Run, training: Training, is_stop_asked: Callable[[], bool]) -> Iterator[dict[str, float]]:
+@dataclass(frozen=True)
+class EarlyEnd:
+    """When a run ends before its last step; asked in the first process alone.
+
+    Args:
+        measure: Measure the adapter as a checkpoint would save it; what it returns goes into the step's line of the log.
+        is_reached: Whether the log so far says that it is good.
+    """
+
+    measure: Callable[[], Mapping[str, float]]
+    is_reached: Callable[[], bool]
+
+
+def train_to_the_end(
+    run: Run, training: Training, is_stop_asked: Callable[[], bool], early_end: EarlyEnd | None = None
+) -> Iterator[dict[str, float]]:
     """Train, yielding each step's line of the log before what the step calls for is saved.
 
-    The checkpoint is saved first: a state never stands for a checkpoint that is not there.
+    The checkpoint is saved first: a state never stands for a checkpoint that is not there, nor for one that was not measured.
 
     Args:
         run: What trains, and what it leaves.
         training: As it stands.
         is_stop_asked: Whether to stop after this step; asked in every process, and one is enough.
+        early_end: What ends the run with a checkpoint before the last step; None: nothing.
 
     Raises:
         Preempted: If asked to stop; the step is then saved.
     """
-    last = run.settings.loop.max_train_steps
+    last, is_first = run.settings.loop.max_train_steps, run.accelerator.is_main_process
+
+    def is_over() -> bool:
+        return early_end is not None and _any_process(run.accelerator, is_first and early_end.is_reached())
+
+    if is_over():
+        return  # it had come to its end, and was stopped before it could say so
     with Progress("train", last, training.step) as progress:
         for report in training.steps(run.data.views, run.data.shapes, run.data.read_prompts, run.data.class_captions):
-            line = run.folder.record(report)
+            checkpoint = report.step % run.checkpointing_steps == 0
+            line = run.folder.record(report, early_end.measure() if early_end and checkpoint and is_first else None)
             progress.advance(f"loss {report.loss:.4f}, mfu {report.mfu:.0%},")
             yield line
-            checkpoint = report.step % run.checkpointing_steps == 0
             stop = _any_process(run.accelerator, is_stop_asked())
             if checkpoint:
                 run.save_adapter(training, run.checkpoint_name.format(step=report.step))
@@ -151,6 +173,8 @@ def train_to_the_end(run: Run, training: Training, is_stop_asked: Callable[[], b
                 run.folder.save_state(training)
             if checkpoint:
                 run.publish()
+                if is_over():
+                    return
             if stop:
                 raise Preempted(f"asked to stop; the state of step {report.step} is saved, run it again to go on")
 

@@ -5,6 +5,7 @@ Whoever runs may lose the outputs in between (DVC deletes them first), so output
 """
 
 import json
+import os
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
@@ -69,8 +70,13 @@ class RunFolder:
         self._cut_log(training.step)
         self._drop_checkpoints_after(training.step)
 
-    def record(self, report: StepReport) -> dict[str, float]:
-        """Append a step to the log; return its line."""
+    def record(self, report: StepReport, measured: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Append a step to the log; return its line.
+
+        Args:
+            report: What the step did.
+            measured: What was measured of its checkpoint; its line is on the disk before any state of the step is.
+        """
         line = {
             "step": report.step,
             "loss": report.loss,
@@ -82,19 +88,26 @@ class RunFolder:
         }
         if report.preservation is not None:
             line["preservation"] = report.preservation
+        line |= measured or {}
         if self._writes:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+                if measured:
+                    file.flush()
+                    os.fsync(file.fileno())
         return line
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the steps of the log so far."""
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()] if self.log.exists() else []
 
     def last_line(self) -> dict[str, float]:
         """Return the last step of the log."""
-        return dict(json.loads(self.log.read_text(encoding="utf-8").splitlines()[-1]))
+        return self.lines()[-1]
 
     def usual_mfu(self) -> float:
         """Return the median over the log's steps: what resuming and warming up cost does not count."""
-        lines = map(json.loads, self.log.read_text(encoding="utf-8").splitlines())
-        return statistics.median(line["mfu"] for line in lines)
+        return statistics.median(line["mfu"] for line in self.lines())
 
     def save_state(self, training: Training) -> None:
         """Write a state and drop the oldest beyond those kept."""

@@ -42,6 +42,17 @@ def test_without_preservation_nothing_hangs_on_it_and_with_it_on_what_is_preserv
     assert len(found) == 5
 
 
+def test_without_an_early_end_nothing_hangs_on_its_settings(inputs: Inputs) -> None:
+    given, model = yaml.safe_load(PARAMS.read_text())["train"], ModelSpec(str(inputs.latents.parent / "base"))
+    (inputs.prompts / CLASS_INDEX).write_text(json.dumps({"items": [{"caption": "a brick wall", "of": "a matbrk wall"}]}))
+
+    def digest(**changes: float) -> str:
+        return describe_adapter(parse_settings(TrainSettings, given | changes, "train"), model, inputs).params_digest
+
+    assert digest(stop_min_gain=0.2) == digest(stop_max_drift=2.0) == digest()
+    assert len({digest(), digest(stop_patience=1), digest(stop_patience=1, stop_min_gain=0.2)}) == 3
+
+
 def test_a_runs_state_and_its_adapters_say_by_one_digest_what_was_asked_for(inputs: Inputs) -> None:
     given = yaml.safe_load(PARAMS.read_text())["train"]
     model = ModelSpec(str(inputs.latents.parent / "base"))
