@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
+from tasks.draw_prior.stage import draw_prior
 from tasks.evaluate.stage import evaluate
 from tasks.registry.settings import RetrainSettings
 from tasks.registry.verdict import PromoteSettings
@@ -33,7 +34,7 @@ from tlora.training.optimizer import require_optimizer
 from tlora.trust.licences import LicenceSettings
 from tlora.trust.settings import TrustSettings
 
-STAGES = (validate, cache_prompts, cache_latents, train, evaluate)
+STAGES = (validate, cache_prompts, cache_latents, draw_prior, train, evaluate)
 
 
 def section_types() -> dict[str, type]:
@@ -92,6 +93,8 @@ def check_settings(params: Path) -> None:
     with named_section("cache_latents"):
         multiple = require_resolution(settings["cache_latents"], model)
     with named_section("train"):
+        if settings["train"].training.prior.is_on and not settings["draw_prior"].pictures:
+            raise SettingsError("prior_share is above 0, and draw_prior.pictures is 0: there is nothing to mix in")
         require_optimizer(settings["train"].training.optimizer)
         stop = settings["train"].stop
         if stop.is_on:

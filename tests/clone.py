@@ -20,7 +20,7 @@ RESULTS = [
     *("artifacts/manifest", "artifacts/grids", "artifacts/pictures", "artifacts/recommended"),
     *("reports/validate", "reports/train", "reports/evaluate"),
 ]
-STAGES = ["validate", "cache_prompts", "cache_latents", "train", "evaluate", "register"]
+STAGES = ["validate", "cache_prompts", "cache_latents", "draw_prior", "train", "evaluate", "register"]
 
 
 class Clone:

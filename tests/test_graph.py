@@ -68,20 +68,25 @@ def lies_in(path: Path, folder: Path) -> bool:
 NOT_IMPORTED: dict[str, dict[str, str]] = {
     "validate": {
         "tasks/pages": "charts gallery inline scores",
-        "tlora/flux": "cached latents model noise quantise",
+        "tlora/flux": "cached latents model noise prior_folder quantise",
         "tlora/runtime": "device_lock lean_imports",
     },
     "cache_prompts": {
-        "tlora/flux": "latents model noise quantise",
+        "tlora/flux": "latents model noise prior_folder quantise",
         "tlora/pictures": "boxes cicp decode described files heif icc loss_mask samples views",
         "tlora/runtime": "device_lock",
     },
-    "cache_latents": {"tlora/pictures": "tokens"},
-    "evaluate": {"tlora/pictures": "files loss_mask tokens"},
+    "cache_latents": {"tlora/flux": "prior_folder", "tlora/pictures": "tokens"},
+    "draw_prior": {  # lean_imports is for what is dear to import; it imports that only where it draws
+        "tlora/metadata": "adapter digests",
+        "tlora/pictures": "manifest tokens",
+        "tlora/runtime": "lean_imports",
+    },
+    "evaluate": {"tlora/flux": "prior_folder", "tlora/pictures": "files loss_mask tokens"},
 }
 
 
-@pytest.mark.parametrize("stage", ["validate", "cache_prompts", "cache_latents", "train", "evaluate", "register"])
+@pytest.mark.parametrize("stage", ["validate", "cache_prompts", "cache_latents", "draw_prior", "train", "evaluate", "register"])
 def test_what_a_stage_imports_lies_under_its_deps_and_what_else_lies_there_is_known(stage: str):
     graph = grimp.build_graph("tasks", "tlora", cache_dir=None)
     entry = next(module for module in (f"tasks.{stage}.__main__", f"tasks.{stage}") if module in graph.modules)
@@ -94,7 +99,7 @@ def test_what_a_stage_imports_lies_under_its_deps_and_what_else_lies_there_is_kn
 
 
 def test_the_dependencies_of_all_stages_can_be_read_at_a_glance():
-    assert sum(len(stage["deps"]) for stage in stages().values()) <= 115
+    assert sum(len(stage["deps"]) for stage in stages().values()) <= 140
 
 
 def file_of(module: str) -> Path:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "mlflow", "prefect", "scipy", "pandas"}
 COMMANDS = {
     "tasks.validate": HEAVY - {"transformers"},  # it counts tokens
+    "tasks.draw_prior": HEAVY,  # torch once it draws
     "tasks.register": HEAVY,  # mlflow once its inputs have been read
     "tasks.new": HEAVY,
     "tasks.restore_data": HEAVY,

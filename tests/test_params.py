@@ -9,6 +9,7 @@ import yaml
 
 from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
+from tasks.draw_prior.stage import draw_prior
 from tasks.evaluate.stage import evaluate
 from tasks.register.stage import register
 from tasks.running.cli import read_section
@@ -19,7 +20,7 @@ from tlora.runtime.settings import parse_settings
 
 ROOT = Path(__file__).parents[1]
 FILES = ["params.yaml", *(f"params/{file.name}" for file in sorted((ROOT / "params").glob("*.yaml")))]
-STAGES = [validate, cache_prompts, cache_latents, train, evaluate, register]
+STAGES = [validate, cache_prompts, cache_latents, draw_prior, train, evaluate, register]
 
 
 def keys(file: str) -> set[tuple[str, str]]:

@@ -76,7 +76,7 @@ def run_stages(run: Run, work: Path) -> None:
         cache_prompts(text, MODEL, **SIDES, concept=CONCEPT, captions=captions, evaluation=prompts)
         cache_latents(views, MODEL, **SIDES, data=DATA, train=latents, evaluation=unseen)
         made = {"concept": CONCEPT, "adapters": Path("adapters")}
-        train(train_settings, MODEL, prompts=captions, latents=latents, report=Path("trained"), **made)
+        train(train_settings, MODEL, prompts=captions, latents=latents, prior=Path("cache/prior"), report=Path("trained"), **made)
         seen = {"captions": captions, "prompts": prompts, "latents": latents, "held_out_latents": unseen, "data": DATA, **SIDES}
         shown = {"grids": Path("grids"), "pictures": Path("pictures"), "recommended": Path("recommended")}
         evaluate(judged, MODEL, **made, **seen, **shown, metrics=Path("evaluate.json"), report=SCORES.parent)

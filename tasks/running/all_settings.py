@@ -15,7 +15,9 @@ from tlora.errors import SettingsError
 from tlora.runtime.atomic_file import write_text
 from tlora.runtime.settings import read_mapping
 
-CHECKED = frozenset({"validate", "cache_prompts", "cache_latents", "train", "evaluate"})  # stages that have settings
+CHECKED = frozenset(
+    {"validate", "cache_prompts", "cache_latents", "draw_prior", "train", "evaluate"}
+)  # stages that have settings
 _PRODUCT = Path(__file__).parents[2]
 _MODELS = (("model", "path"), ("evaluate", "evaluator"), ("evaluate", "dinov2"), ("evaluate", "preview_model"))
 

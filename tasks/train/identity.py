@@ -11,6 +11,7 @@ from tasks.train.stopping import StopSettings
 from tlora.flux.cached import CLASS_INDEX, INDEX
 from tlora.flux.files import base_revision, read_family
 from tlora.flux.noise import MAX_TIMESTEP
+from tlora.flux.prior_folder import PRIOR_CAPTIONS, PRIOR_LATENTS
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.adapter import AdapterMetadata
 from tlora.metadata.concept import read_concept
@@ -71,10 +72,11 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a run's inputs lie: cached captions, cached views, and concept.yaml."""
+    """Where a run's inputs lie: cached captions, cached views, the base's own pictures, and concept.yaml."""
 
     prompts: Path
     latents: Path
+    prior: Path
     concept: Path
 
 
@@ -116,16 +118,21 @@ def _asked_for(settings: TrainSettings, model: ModelSpec, inputs: Inputs) -> dic
     views, captions = _index_digest(inputs.latents), _index_digest(inputs.prompts)
     if settings.asks_for_class_captions:
         captions = digest_of([captions, _index_digest(inputs.prompts, CLASS_INDEX)])
+    if settings.training.prior.is_on:
+        views = digest_of([views, _index_digest(inputs.prior / PRIOR_LATENTS)])
+        captions = digest_of([captions, _index_digest(inputs.prior / PRIOR_CAPTIONS)])
     return {"params": shaping_params(settings, model), "views": views, "captions": captions}
 
 
 def shaping_params(settings: TrainSettings, model: ModelSpec) -> dict[str, Any]:
-    """Return the settings that the result is a function of; those of preservation and of the early end only where they are on."""
+    """Return the settings that the result is a function of; those of a part that is off are no part of it."""
     plain = dataclasses.asdict(settings)
     if not settings.stop.is_on:
         del plain["stop"]
     if not settings.training.preservation.is_on:
         del plain["training"]["preservation"]
+    if not settings.training.prior.is_on:
+        del plain["training"]["prior"]
     return {"train": {k: v for k, v in plain.items() if k not in SHAPES_NOTHING}, "model": dataclasses.asdict(model)}
 
 

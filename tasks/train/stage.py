@@ -20,13 +20,14 @@ from tasks.train.identity import Inputs, TrainSettings, describe_adapter, finger
 from tasks.train.preview import draw_preview, preview_file
 from tasks.train.provenance import circumstances
 from tasks.train.stopping import GAIN, CheckpointMeasure, reason_to_stop
-from tlora.errors import OutOfMemoryError, SettingsError
-from tlora.flux.cached import INDEX, LatentCache, PromptCache
+from tlora.errors import CacheError, OutOfMemoryError, SettingsError
+from tlora.flux.cached import INDEX, JoinedViews, LatentCache, PromptCache, read_index
 from tlora.flux.files import require_base
 from tlora.flux.model import outline_transformer
+from tlora.flux.prior_folder import PRIOR_CAPTIONS, PRIOR_GRID, PRIOR_LATENTS
 from tlora.flux.spec import ModelSpec
 from tlora.inject import require_targets
-from tlora.runtime.atomic_file import write_json, write_png
+from tlora.runtime.atomic_file import write_bytes, write_json, write_png
 from tlora.runtime.preemption import asked_to_stop
 from tlora.sampling import draws_twice
 from tlora.training.loop import Training, image_tokens
@@ -38,7 +39,15 @@ from tlora.training.weight_change import check_effect, relative_change
 
 
 def train(
-    settings: TrainSettings, model: ModelSpec, *, prompts: Path, latents: Path, concept: Path, adapters: Path, report: Path
+    settings: TrainSettings,
+    model: ModelSpec,
+    *,
+    prompts: Path,
+    latents: Path,
+    prior: Path,
+    concept: Path,
+    adapters: Path,
+    report: Path,
 ) -> None:
     """Train the adapter.
 
@@ -47,6 +56,7 @@ def train(
         model: Section `model`.
         prompts: Cached caption embeddings.
         latents: Cached views of the training pictures.
+        prior: The base's own pictures of other things, empty unless they are asked for.
         concept: concept.yaml, for name and trigger word.
         adapters: Output folder, a folder per checkpoint and `final`.
         report: Output folder, the step log and what is not a function of the inputs.
@@ -56,12 +66,13 @@ def train(
         base, config = outline_transformer(model), settings.training.adapter
         require_targets(base, settings.target_modules, config, leave_blocks_out=settings.leave_blocks_out)
     accelerator = make_accelerator(model, settings.training, settings.mixed_precision)
-    inputs = Inputs(prompts, latents, concept)
+    inputs = Inputs(prompts, latents, prior, concept)
     views, captions = LatentCache(latents), PromptCache(prompts)
     if settings.asks_for_class_captions:
         captions.with_class_captions()
     if settings.training.preservation.is_on:
         _require_trigger(captions, views, inputs)
+    mixed = _with_prior(views, captions, inputs) if settings.training.prior.is_on else JoinedViews(views)
     text_tokens = captions.read(sorted({str(entry["caption"]) for entry in views.entries}))[0].shape[1]  # or one is missing
     metadata = describe_adapter(settings, model, inputs)
     fields = fingerprint_fields(settings, model, inputs, metadata, accelerator.num_processes)
@@ -69,7 +80,7 @@ def train(
         model,
         settings.training,
         metadata,
-        TrainingData(views, views.shapes(), captions.read, text_tokens, captions.class_captions),
+        TrainingData(mixed, mixed.shapes(), captions.read, text_tokens, captions.class_captions, len(mixed) - len(views)),
         accelerator,
         RunFolder(state_folder("train"), fields, settings.keep_states, writes=accelerator.is_main_process, say=_say),
         adapters,
@@ -90,7 +101,27 @@ def train(
                     _say(watch.reason_to_stop)
                 change = finish(run, training, _say)  # asked to stop by now, it ends as it would have
                 record = {"fingerprint": run.folder.fingerprint, "params": shaping_params(settings, model), **started}
-                _write_records(run, training, change, record, watch.reason_to_stop)
+                _write_records(run, training, change, record, watch.reason_to_stop, mixed)
+                (report / "prior.png").unlink(missing_ok=True)  # another run's
+                if settings.training.prior.is_on:
+                    write_bytes(report / "prior.png", (prior / PRIOR_GRID).read_bytes())
+
+
+def _with_prior(views: LatentCache, captions: PromptCache, inputs: Inputs) -> JoinedViews:
+    """Return the views with the prior pictures after them, whose captions are then among the others.
+
+    Raises:
+        SettingsError: If there are none, or none of a size that is trained on.
+    """
+    if not read_index(inputs.prior / PRIOR_LATENTS):
+        raise SettingsError(
+            f"{inputs.prior}: no pictures, and prior_share is above 0: set draw_prior.pictures, or prior_share to 0"
+        )
+    captions.with_captions_of(inputs.prior / PRIOR_CAPTIONS)
+    drawn = LatentCache(inputs.prior / PRIOR_LATENTS)
+    if missing := sorted(set(views.shapes()) - set(drawn.shapes())):
+        raise CacheError(f"{inputs.prior}: holds no picture of {missing[0][1]} x {missing[0][0]} latents", "cache")
+    return JoinedViews(views, drawn)
 
 
 def _require_trigger(captions: PromptCache, views: LatentCache, inputs: Inputs) -> None:
@@ -106,10 +137,15 @@ def _require_trigger(captions: PromptCache, views: LatentCache, inputs: Inputs) 
         )
 
 
-def _write_records(run: Run, training: Training, change: dict[str, float], record: dict[str, Any], reason: str) -> None:
+def _write_records(
+    run: Run, training: Training, change: dict[str, float], record: dict[str, Any], reason: str, mixed: JoinedViews
+) -> None:
     """Write the summary, and the record of what the result is not a function of."""
     summary = {"steps": training.step, "last_loss": run.folder.last_line()["loss"], "relative_change": change}
     summary |= {"ended_early": reason} if reason else {}
+    if run.data.prior:
+        drawn = [str(entry["caption"]) for entry in mixed.caches[1].entries]
+        summary["prior"] = {"pictures": len(drawn), "prompts": sorted(set(drawn))}
     write_json(run.report / "summary.json", summary)
     measured = {"peak_memory": training.memory.peaks, "mfu": run.folder.usual_mfu(), "matmul_rate": training.matmul_rate}
     measured |= {"device": device_name(training.accelerator.device), "image_tokens": max(map(image_tokens, run.data.shapes))}

@@ -40,7 +40,7 @@ def test_a_run_with_overrides_has_a_branch_of_its_own_and_leaves_the_tree_alone(
     before = clone.run("git", "status", "--porcelain", "--", ".", ":!decisions.jsonl"), (clone.folder / "params.yaml").read_text()
     run = served.run("pipeline/on-demand", overrides=SHORTER)
     branch = f"run/{run['id'][:8]}"
-    message = f"ran validate, cache_latents, cache_prompts, train, evaluate, register, on branch {branch}"
+    message = f"ran validate, cache_latents, cache_prompts, draw_prior, train, evaluate, register, on branch {branch}"
     assert (run["state_name"], run["state"]["message"]) == ("Completed", message), served.logs(run["id"])
     assert (
         clone.run("git", "status", "--porcelain", "--", ".", ":!decisions.jsonl"),

@@ -11,6 +11,7 @@ import yaml
 
 from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
+from tasks.draw_prior.stage import draw_prior
 from tasks.evaluate.stage import evaluate
 from tasks.running.cli import run_stage
 from tasks.train.stage import train
@@ -20,7 +21,9 @@ from tests.tiny_flux import tiny_pipeline_folder
 from tlora.runtime.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[2]
-STAGES: dict[str, Callable[..., None]] = {s.__name__: s for s in (validate, cache_prompts, cache_latents, train, evaluate)}
+STAGES: dict[str, Callable[..., None]] = {
+    s.__name__: s for s in (validate, cache_prompts, cache_latents, draw_prior, train, evaluate)
+}
 LAYER = "transformer_blocks.0.attn.to_q"
 OUTSIDE = "outside the blocks, where no sigma mask arrives"
 LINES = {  # what is written into params.yaml (of the first section named, the stage) -> the rest of the line
@@ -43,6 +46,12 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     "train: {target_modules: []}": "target_modules is empty: name at least one suffix, such as to_q",
     "train: {preserve: -1}": "preserve must not be negative, and finite, got -1.0",
     "train: {preserve_share: 0}": "preserve_share must be above 0 and at most 1, got 0.0",
+    "draw_prior: {pictures: -1}": "pictures must be at least 0, got -1",
+    "draw_prior: {num_inference_steps: 0}": "num_inference_steps must be at least 1, got 0",
+    "draw_prior: {guidance_scale: -1}": "guidance_scale must be in 0..1000, got -1.0",
+    "draw_prior: {first_seed: -1}": "first_seed must be in 0..2**63 - 1, got -1",
+    "train: {prior_share: 1}": "prior_share must be in [0, 1), got 1.0",
+    "train: {prior_loss_weight: 0}": "prior_loss_weight must be positive and finite, got 0.0",
     "train: {logit_mean: .inf}": "logit_mean must be finite, got inf",
     "train: {logit_std: 0}": "logit_std must be positive and finite, got 0.0",
     "train: {learning_rate: 0}": "learning_rate must be positive, got 0.0",

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
+from tasks.draw_prior.stage import draw_prior
 from tasks.evaluate.stage import evaluate
 from tasks.registry.versions import create_version
 from tasks.running.cli import run_stage
@@ -83,6 +84,8 @@ def lay_out(folder: Path) -> None:
     params["cache_latents"]["resolution"] = 32
     params["train"] |= TRAIN
     params["evaluate"] |= CHANGES | {"guidance_scale": 4.0, "sigma_mask": "full", "race": False}
+    params["train"]["prior_share"] = 0.25
+    params["draw_prior"] |= {"pictures": 2, "num_inference_steps": 2, "guidance_scale": 4.0, "first_seed": 7}
     Path("params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -107,6 +110,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         lay_out(folder)
+        run(draw_prior)
         run(train)
         run(evaluate)
         Path("reports/evaluate/evaluate.json").rename("without.json")
@@ -158,6 +162,16 @@ def test_the_caches_hold_what_training_and_drawing_need(folder: Path) -> None:
     assert "" in captions.files
     view = LatentCache(Path("cache/latents/train"))[0]
     assert (tuple(view.mean.shape), bool(view.std.any())) == ((4, 16, 16), False)
+
+
+def test_prior_pictures_are_those_of_the_pipeline_which_draws_twice(folder: Path) -> None:
+    pipeline = Flux2KleinPipeline.from_pretrained("base")
+    pipeline.set_progress_bar_config(disable=True)
+    noise = as_patches(initial_noise(load_vae(ModelSpec("base", dtype="float32", device="cpu")), [7], SAMPLE))
+    size = {"width": 32, "height": 32, "num_inference_steps": 2, "guidance_scale": 4.0, "max_sequence_length": TEXT}
+    (expected,) = pipeline(prompt="a ball made of wood", latents=noise, **size).images
+    assert furthest(Image.open("cache/prior/pictures/0000-seed-7.png"), expected) <= 1
+    assert len(LatentCache(Path("cache/prior/latents"))) == 2
 
 
 def test_an_adapter_says_its_family_and_learns_in_blocks_of_either_kind(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The stage itself in two processes, each with samples and masks of its own; both end at the same step."""
+"""The stage itself in two processes, each with samples and masks of its own, prior pictures among them; both end early."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tasks.stage_process import start
-from tests.tasks.trainable import RUN, make_stoppable
+from tests.tasks.trainable import RUN, add_prior, make_stoppable
 from tlora.metadata.adapter import WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -18,9 +18,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains_with_the_doubled_batch(tmp_path: Path) -> None:
-    ending = {"stop_min_gain": 1.0, "learning_rate": 1e-2, "state_steps": 2}  # with step 4, the second without a gain
+    ending = {"stop_min_gain": 1.0, "learning_rate": 1e-2, "state_steps": 2, "prior_share": 0.3}  # step 4: twice without a gain
     one = make_stoppable(tmp_path / "one", train_batch_size=4, **ending)
     two = make_stoppable(tmp_path / "two", train_batch_size=2, **ending)
+    for folder in (one, two):
+        add_prior(folder)
     process = start(one)
     process.join()
     assert process.exitcode == 0

@@ -7,20 +7,24 @@ from typing import Any
 
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.tiny_flux import LATENT_CHANNELS, POOLED_WIDTH, TEXT_WIDTH, tiny_pipeline_folder
 from tlora.flux.cached import CLASS_INDEX
+from tlora.flux.prior_folder import PRIOR_GRID
 from tlora.runtime.atomic_file import write_json
 
 ROOT = Path(__file__).parents[2]
 RUN = [
     *("--prompts", "cache/prompts/captions"),
     *("--latents", "cache/latents/train"),
+    *("--prior", "cache/prior"),
     *("--concept", "concept.yaml"),
     *("--adapters", "adapters"),
     *("--report", "reports/train"),
 ]
+WALL, BALL = "a matbrk wall", "a ball"
 CHANGES: dict[str, Any] = {
     "rank": 4,
     "min_rank": 1,
@@ -70,23 +74,34 @@ def make_stoppable(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def _write_prompts(folder: Path, source: torch.Generator) -> None:
+def add_prior(folder: Path) -> None:
+    """Put three of the base's own pictures beside what `make_trainable` made, or what takes their place."""
+    source = torch.Generator().manual_seed(1)
+    _write_prompts(folder / "cache/prior/captions", source, BALL)
+    _write_latents(folder / "cache/prior/latents", source, BALL)
+    Image.new("RGB", (8, 8)).save(folder / "cache/prior" / PRIOR_GRID)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["draw_prior"]["pictures"] = 3
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def _write_prompts(folder: Path, source: torch.Generator, caption: str = WALL) -> None:
     folder.mkdir(parents=True)
     embeds = {
         "prompt_embeds": torch.randn(5, TEXT_WIDTH, generator=source),
         "pooled_prompt_embeds": torch.randn(POOLED_WIDTH, generator=source),
     }
     save_file(embeds, folder / "a.safetensors")
-    items = [{"caption": caption, "file": "a.safetensors"} for caption in ("", "a matbrk wall")]
+    items = [{"caption": text, "file": "a.safetensors"} for text in ("", caption)]
     write_json(folder / "index.json", {"max_sequence_length": 5, "items": items})
 
 
-def _write_latents(folder: Path, source: torch.Generator) -> None:
+def _write_latents(folder: Path, source: torch.Generator, caption: str = WALL) -> None:
     folder.mkdir(parents=True)
     items = []
     for i in range(3):
         shape = (LATENT_CHANNELS, 6, 6)
         save_file({"mean": torch.randn(shape, generator=source), "std": torch.full(shape, 0.1)}, folder / f"{i}.safetensors")
-        item = {"file": f"{i}.safetensors", "picture": f"{i}.png", "caption": "a matbrk wall", "flipped": False}
+        item = {"file": f"{i}.safetensors", "picture": f"{i}.png", "caption": caption, "flipped": False}
         items.append({**item, "height": 6, "width": 6})
     write_json(folder / "index.json", {"data_digest": "d", "pixels_per_latent": 2, "items": items})

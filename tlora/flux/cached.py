@@ -104,6 +104,27 @@ class LatentCache(Sequence[LatentItem]):
         return [(int(str(e["height"])), int(str(e["width"]))) for e in self.entries]
 
 
+class JoinedViews(Sequence[LatentItem]):
+    """Cached views of several caches, one cache after the other."""
+
+    def __init__(self, *caches: LatentCache) -> None:
+        self.caches = caches
+
+    def __len__(self) -> int:
+        return sum(map(len, self.caches))
+
+    def __getitem__(self, index: int) -> LatentItem:  # type: ignore[override]
+        for cache in self.caches:
+            if index < len(cache):
+                return cache[index]
+            index -= len(cache)
+        raise IndexError("beyond the last view")
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of each item's latents, without reading them."""
+        return [shape for cache in self.caches for shape in cache.shapes()]
+
+
 class PromptCache:
     """Cached caption embeddings on disk."""
 
@@ -121,6 +142,15 @@ class PromptCache:
         entries = read_index(self.folder, CLASS_INDEX)
         self.class_captions = {str(entry["of"]): str(entry["caption"]) for entry in entries}
         self.files |= {str(entry["caption"]): str(entry["file"]) for entry in entries}
+        return self
+
+    def with_captions_of(self, folder: Path) -> "PromptCache":
+        """Read in, too, what another cache holds.
+
+        Raises:
+            CacheError: If there is none.
+        """
+        self.files = {str(e["caption"]): str((folder / str(e["file"])).resolve()) for e in read_index(folder)} | self.files
         return self
 
     def read(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,7 @@ class _Sample:
     picture: str
     loss_mask: Tensor | None
     class_caption: str | None
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Training:
         shapes: Sequence[tuple[int, int]],
         read_prompts: ReadPrompts,
         class_captions: Mapping[str, str] | None = None,
+        prior: int = 0,
     ) -> Iterator[StepReport]:
         """Train to the last step, yielding a report after each.
 
@@ -158,13 +160,15 @@ class Training:
             read_prompts: Captions to embeddings, (batch, length, width) and (batch, pooled).
             class_captions: Caption -> the same without the trigger word, for preservation; a caption that is not there, or is the
                 same without it, is not preserved.
+            prior: How many of the views, the last ones, are prior pictures.
 
         Raises:
             TrainingError: If a loss or a gradient is not finite; the adapter is then as after the step before.
             OutOfMemoryError: If memory runs out, with the peak by phase; no batch is ever left out.
         """
         loop, per_step = self.settings.loop, self._per_step
-        plan = SamplePlan(shapes, per_step, loop.max_train_steps, loop.seed)
+        own, share = len(shapes) - prior, self.settings.prior.prior_share
+        plan = SamplePlan(shapes[:own], per_step, loop.max_train_steps, loop.seed, shapes[own:], share)
         while self.step < loop.max_train_steps:
             started = time.perf_counter()
             indices = plan.indices(self.step)
@@ -172,7 +176,7 @@ class Training:
             levels = [self._draw_level(tokens, slot) for slot in range(per_step)]
             ranks = self._active_ranks(levels)
             samples = [
-                (slot, self._draw(views[i], levels[slot], slot, class_captions or {}))
+                (slot, self._draw(views[i], levels[slot], self._numbered(plan, slot, is_prior=i >= own), class_captions or {}))
                 for slot, i in enumerate(indices)
                 if self._is_mine(slot)
             ]
@@ -291,7 +295,8 @@ class Training:
             None if mask is None else mask.to(device),
         )
         prediction, count = inputs.predict(self._prepared), len(batch)
-        loss = masked_mse(prediction[:count], velocity_target(latents, noise)[:count], [s.loss_mask for s in batch])
+        target, masks, weights = velocity_target(latents, noise)[:count], [s.loss_mask for s in batch], [s.weight for s in batch]
+        loss = masked_mse(prediction[:count], target, masks, weights)
         if not kept:
             return loss, None
         with torch.no_grad():
@@ -299,14 +304,19 @@ class Training:
         moved = (prediction[count:] - by_base).square().flatten(1).mean(dim=1).sum() / count
         return loss, self.settings.preservation.preserve / self.settings.preservation.preserve_share * moved
 
-    def _draw(self, view: LatentItem, level: _Level, slot: int, class_captions: Mapping[str, str]) -> _Sample:
+    def _numbered(self, plan: SamplePlan, slot: int, *, is_prior: bool) -> int | None:
+        """Return a sample's number among those of the run that are no prior pictures; None for a prior picture."""
+        return None if is_prior else self.step * self._per_step + slot - plan.prior_before(self.step, slot)
+
+    def _draw(self, view: LatentItem, level: _Level, number: int | None, class_captions: Mapping[str, str]) -> _Sample:
         """Draw the rest of a sample, from what is left of its random source."""
         latents = view.mean + view.std * torch.randn(view.mean.shape, generator=level.generator)
         noise = torch.randn(view.mean.shape, generator=level.generator)
         caption = "" if level.is_dropped else view.caption
         other = class_captions.get(caption, caption)
-        is_kept = other != caption and self.settings.preservation.takes(self.step * self._per_step + slot)
-        return _Sample(latents, noise, level.sigma, caption, view.picture, view.loss_mask, other if is_kept else None)
+        is_kept = number is not None and other != caption and self.settings.preservation.takes(number)
+        weight = self.settings.prior.prior_loss_weight if number is None else 1.0
+        return _Sample(latents, noise, level.sigma, caption, view.picture, view.loss_mask, other if is_kept else None, weight)
 
     def _clip(self) -> Tensor:
         limit = self.settings.optimizer.max_grad_norm or math.inf
@@ -329,17 +339,22 @@ class Training:
 
 
 def masked_mse(
-    prediction: Float[Tensor, "batch c h w"], target: Float[Tensor, "batch c h w"], masks: Sequence[Tensor | None]
+    prediction: Float[Tensor, "batch c h w"],
+    target: Float[Tensor, "batch c h w"],
+    masks: Sequence[Tensor | None],
+    counts: Sequence[float] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean squared error; of a sample that has a loss mask, its mean as the mask weighs it.
 
-    Each sample counts as much as any other, however little of it is masked in, so micro-batches and processes can be averaged.
+    Each sample counts as much as any other, however little of it is masked in, so micro-batches and processes can be averaged;
+    unless `counts` says what each one counts.
     """
-    if all(mask is None for mask in masks):
+    counted = torch.tensor([1.0] * len(masks) if counts is None else counts, device=prediction.device)
+    if all(mask is None for mask in masks) and bool((counted == 1).all()):
         return F.mse_loss(prediction, target)
     error = (prediction - target).square().mean(dim=1)
     weights = torch.stack([torch.ones(error.shape[1:]) if mask is None else mask for mask in masks]).to(error.device)
-    return ((error * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))).mean()
+    return ((error * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)) * counted).mean()
 
 
 def image_tokens(shape: tuple[int, int]) -> int:

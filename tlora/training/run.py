@@ -46,6 +46,7 @@ class TrainingData:
         read_prompts: Captions to embeddings.
         text_tokens: Length of an embedded caption.
         class_captions: Caption -> the same without the trigger word, for preservation.
+        prior: How many of the views, the last ones, are the base's own pictures of other things.
     """
 
     views: Sequence[LatentItem]
@@ -53,6 +54,7 @@ class TrainingData:
     read_prompts: ReadPrompts
     text_tokens: int
     class_captions: Mapping[str, str] = field(default_factory=dict)
+    prior: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def train_to_the_end(
     if is_over():
         return  # it had come to its end, and was stopped before it could say so
     with Progress("train", last, training.step) as progress:
-        for report in training.steps(run.data.views, run.data.shapes, run.data.read_prompts, run.data.class_captions):
+        data = run.data
+        for report in training.steps(data.views, data.shapes, data.read_prompts, data.class_captions, data.prior):
             checkpoint = report.step % run.checkpointing_steps == 0
             line = run.folder.record(report, early_end.measure() if early_end and checkpoint and is_first else None)
             progress.advance(f"loss {report.loss:.4f}, mfu {report.mfu:.0%},")

@@ -97,6 +97,34 @@ class PreserveSettings:
         return math.ceil(batch * self.preserve_share) if self.is_on else 0
 
 
+@dataclass(frozen=True)
+class PriorSettings:
+    """How much of what is trained on are the base's own pictures of other things.
+
+    Args:
+        prior_share: Share of the samples, evenly spread over all steps; 0 is off.
+        prior_loss_weight: What their loss counts against that of the pictures.
+
+    Source:
+        Class-specific prior preservation, DreamBooth (arXiv:2208.12242), section 3.2, with a share of the batch in the place of a
+        second batch, as regularisation pictures in kohya-ss/sd-scripts (`prior_loss_weight`).
+    """
+
+    prior_share: float = 0.0
+    prior_loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prior_share < 1:
+            raise ValueError(f"prior_share must be in [0, 1), got {self.prior_share}")
+        if not 0 < self.prior_loss_weight < math.inf:
+            raise ValueError(f"prior_loss_weight must be positive and finite, got {self.prior_loss_weight}")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any are mixed in."""
+        return self.prior_share > 0
+
+
 def require_checkpointing(every: int, steps: int) -> None:
     """Refuse steps between checkpoints that leave none to choose from.
 
@@ -119,6 +147,7 @@ class TrainingSettings:
     optimizer: OptimizerSettings
     loop: LoopSettings
     preservation: PreserveSettings = field(default_factory=PreserveSettings)
+    prior: PriorSettings = field(default_factory=PriorSettings)
 
     def __post_init__(self) -> None:
         if self.loop.freeze_masked_ranks and self.optimizer.optimizer == "adamw8bit":

@@ -22,7 +22,7 @@ def inputs(tmp_path: Path) -> Inputs:
         (tmp_path / name / INDEX).write_text(json.dumps({"data_digest": "data-1", "of": name}))
     (tmp_path / "base").mkdir()
     (tmp_path / "concept.yaml").write_text("name: brick\ntrigger: matbrk\nheld_out: [b.png]\nprompts: [a matbrk wall]\n")
-    return Inputs(tmp_path / "prompts", tmp_path / "latents", tmp_path / "concept.yaml")
+    return Inputs(tmp_path / "prompts", tmp_path / "latents", tmp_path / "prior", tmp_path / "concept.yaml")
 
 
 def test_without_preservation_nothing_hangs_on_it_and_with_it_on_what_is_preserved(inputs: Inputs) -> None:

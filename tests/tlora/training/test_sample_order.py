@@ -39,3 +39,21 @@ def test_views_of_each_size_come_equally_often() -> None:
 
 def test_a_single_view_is_enough_for_any_batch() -> None:
     assert SamplePlan([SQUARE], samples_per_step=4, steps=1, seed=0).indices(0) == [0, 0, 0, 0]
+
+
+def test_prior_pictures_have_their_share_of_the_samples_and_the_views_come_in_the_order_that_they_had() -> None:
+    shapes, prior, share = [SQUARE, WIDE, WIDE], [SQUARE, WIDE, SQUARE], 0.3
+    mixed = SamplePlan(shapes, 4, 200, seed=3, prior=prior, prior_share=share)
+    seen = [mixed.indices(step) for step in range(200)]
+    for until in (5, 50, 200):
+        assert sum(view >= 3 for step in seen[:until] for view in step) == int(4 * until * share)
+    every = [*shapes, *prior]
+    assert all(len({every[view] for view in step}) == 1 for step in seen)
+    counts = Counter(view for step in seen for view in step)
+    assert abs(counts[3] - counts[5]) <= 1
+    plain = SamplePlan(shapes, 4, 200, seed=3)
+    for size in (SQUARE, WIDE):
+        own = [view for step in seen for view in step if view < 3 and shapes[view] == size]
+        assert own == [view for step in range(200) for view in plain.indices(step) if shapes[view] == size][: len(own)]
+    assert SamplePlan(shapes, 4, 200, 3, prior, share).indices(150) == seen[150]  # whatever was trained on before
+    assert [SamplePlan(shapes, 4, 200, 4, prior, share).indices(step) for step in range(200)] != seen
