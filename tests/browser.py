@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -62,12 +63,18 @@ class Browser:
         return visit
 
 
-@contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Open Chromium, or skip the test with a line that names what is absent."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
+def require_browser() -> ModuleType:
+    """Return playwright, or skip the test with a line that names what is absent."""
+    sync_api: ModuleType = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
     if not CHROMIUM.exists():
         pytest.skip(f"no Chromium at {CHROMIUM}: apt-get install chromium")
+    return sync_api
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Open Chromium, or skip the test as `require_browser` does."""
+    sync_api = require_browser()
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
         try:

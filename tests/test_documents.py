@@ -32,6 +32,7 @@ ELSEWHERE = {
         "tests/flows/test_serve.py",
         "overrides=SHORTER",
     ),
+    "make studio": ("tests/services/studio.py", '"-m", "studio"'),
     "make promote": ("tests/flows/test_promote.py", '"flows.promote"'),
     'make rollback WHY="grey joints"': ("tests/flows/test_promote.py", '"--rollback"'),
     "python -m flows.retrain": ("tests/flows/test_retrain.py", '"flows.retrain"'),
@@ -68,7 +69,6 @@ ELSEWHERE = {
 }
 _SERVER = "needs a server that stays, as on several machines; `make serve` does the same and is tested"
 NOT_RUN = {  # the beginning of a command, and why nobody runs it
-    "make studio": "serves a page until Ctrl-C; no test drives it yet",
     "$EDITOR .state/captions/": "opens what `make caption` proposed, which needs a model from the hub",
     "make demo": "installs, and then is `dvc repro`",
     "make test": "is what runs this",
