@@ -9,13 +9,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.new import CONCEPT, IMAGES, SOURCES, add_to_dvc, new, require_room
-from tasks.running.state_folder import state_folder
+from tasks.running.state_folder import replaced_folder, state_folder
 from tasks.running.telemetry import telemetry_off
 from tlora.errors import PictureError, SettingsError, TloraError
 from tlora.metadata.concept import read_concept
@@ -158,7 +157,7 @@ def _set_params() -> None:
     """Let params/rock.yaml be params.yaml; one that is nowhere else is kept."""
     text = PARAMS.read_text(encoding="utf-8")
     if text not in {file.read_text(encoding="utf-8") for file in ROCK_PARAMS.parent.glob("*.yaml")}:
-        kept = state_folder("replaced", time.strftime("%Y%m%d-%H%M%S")) / PARAMS.name
+        kept = replaced_folder() / PARAMS.name
         shutil.copyfile(PARAMS, kept)
         print(f"demo: your {PARAMS} is kept as {kept}")
     write_text(PARAMS, ROCK_PARAMS.read_text(encoding="utf-8"))
