@@ -33,7 +33,7 @@ class Sizes:
 
 FULL = Sizes(20_000, 8_000, 6_000, 5_000, 350, 1_200, 2_000, 200)
 ON_A_GPU = Sizes(40_000, 16_000, 6_000, 40_000, 1_000, 2_000, 4_000, 200)
-MINIATURE = Sizes(400, 30, 20, 5, 5, 20, 10, 8)
+MINIATURE = Sizes(400, 6, 4, 2, 2, 4, 2, 8)
 
 
 def build(sizes: Sizes, device: str, work: Path, models: Path) -> Findings:
