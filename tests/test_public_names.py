@@ -28,7 +28,9 @@ SIGNATURES = {
     "tlora.schedule.sigma_mask_from_step_index": (
         "step_idx, num_inference_steps, rank, min_rank, alpha_rank_scale=1.0, device=None, dtype=torch.float32"
     ),
-    "tlora.inject.inject_tlora_into_transformer": "transformer, target_module_suffixes, cfg, *, seed=0, slot=0",
+    "tlora.inject.inject_tlora_into_transformer": (
+        "transformer, target_module_suffixes, cfg, *, seed=0, slot=0, leave_blocks_out=False"
+    ),
     "tlora.inject.eject_tlora_from_transformer": "transformer",
     "tlora.inject.patch_transformer_forward_for_joint_attention_kwargs": "transformer",
     "tlora.inject.tlora_parameters": "module",

@@ -49,7 +49,7 @@ def read_prompts(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
 def prepare(settings: TrainingSettings = SETTINGS, targets: Sequence[str] = ("to_q", "to_v")) -> Training:
     """Return a fresh run on the tiny transformer."""
     transformer = tiny_transformer()
-    inject_tlora_into_transformer(transformer, targets, settings.adapter)
+    inject_tlora_into_transformer(transformer, targets, settings.adapter, leave_blocks_out=targets is WIDE)
     steps = settings.loop.gradient_accumulation_steps
     return Training(transformer, settings, Accelerator(cpu=True, gradient_accumulation_steps=steps))
 
