@@ -55,7 +55,7 @@ def check_overrides(overrides: Sequence[str], params: Mapping[str, Any]) -> None
     changed = {section: dict(values) for section, values in params.items() if isinstance(values, Mapping)}
     for (section, key), value in parse_overrides(overrides, params).items():
         changed[section][key] = value
-    from tasks.check_settings import section_types  # it knows every stage: only runs with overrides wait for that
+    from tasks.check_settings.check import section_types  # it knows every stage: only runs with overrides wait for that
 
     for section, kind in section_types().items():
         if any(override.strip().startswith(f"{section}.") for override in overrides):

@@ -19,7 +19,13 @@ CHECKED = frozenset(
     {"validate", "cache_prompts", "cache_latents", "draw_prior", "train", "evaluate"}
 )  # stages that have settings
 _PRODUCT = Path(__file__).parents[2]
-_MODELS = (("model", "path"), ("evaluate", "evaluator"), ("evaluate", "dinov2"), ("evaluate", "preview_model"))
+_MODELS = (
+    ("model", "path"),
+    ("train", "stop_evaluator"),
+    ("evaluate", "evaluator"),
+    ("evaluate", "dinov2"),
+    ("evaluate", "preview_model"),
+)
 
 
 def require_all_settings(params: Path) -> None:

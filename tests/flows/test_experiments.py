@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.plan import read_status, settings_in
-from tasks.check_settings import parse_sections
+from tasks.check_settings.check import parse_sections
 from tasks.running.cli import read_params
 from tasks.tracking.store import open_store
 from tests.flows.kiln import fill_kiln, git, make_repository

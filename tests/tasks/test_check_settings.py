@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.check_settings import main, parse_sections
+from tasks.check_settings.check import main, parse_sections
 from tasks.running.all_settings import require_all_settings
 from tests.tiny_flux import tiny_pipeline_folder
 from tlora.errors import SettingsError

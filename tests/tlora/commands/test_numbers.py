@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.check_settings import section_types
+from tasks.check_settings.check import section_types
 from tests.tlora.commands.test_flat_config import PLACES, THEIRS, table
 from tlora.cli import main
 from tlora.commands.flat_config import read_flat_config

@@ -1,4 +1,4 @@
-"""`python -m tasks.check_settings`: whether any stage would refuse params.yaml, and whether its models can be had, in seconds.
+"""Whether any stage would refuse params.yaml, and whether its models can be had, in seconds.
 
 It alone knows the settings of every stage. Stages and flows ask it before they begin (`tasks.running.all_settings`).
 """
@@ -125,7 +125,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.quiet:
         print(f"settings: no stage refuses {options.params}, and its models can be had")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Whether any stage would refuse params.yaml: `python -m tasks.check_settings`. Not a stage."""
