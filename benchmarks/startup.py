@@ -20,8 +20,8 @@ from pathlib import Path
 from benchmarks.measure import machine, ratio, take_turns
 from tlora.runtime.yaml_text import parse_yaml
 
-COMPUTING = ("cache_prompts", "cache_latents", "draw_prior", "train", "evaluate")
-STAGES = ("validate", *COMPUTING, "register")
+COMPUTING = ("cache_prompts", "cache_latents", "train", "evaluate")
+STAGES = ("validate", *COMPUTING, "draw_prior", "register")
 BARE = "bare Python"
 _CONFIG = ("--config", "configs/pocket.yaml", "--lora_path", "/dev/null/adapter", "--prompt", "x", "--outdir", "/dev/null/drawn")
 INFER = ("-m", "tlora.cli", "infer", *_CONFIG)  # it gets as far as looking for the adapter
