@@ -9,7 +9,10 @@ PIPELINE: Mapping[Lack, str] = {
     "device": "set model.device in params.yaml",
     "data": "fetch the data with 'dvc pull', or bring your own with 'make new DATA=... TRIGGER=...'",
     "pictures": "bring yours with 'make new DATA=... TRIGGER=...'",
-    "evaluator": "check section evaluate of params.yaml, or fetch the shipped models with 'dvc pull -r shipped'",
+    "evaluator": (
+        "check evaluator and dinov2 in section evaluate of params.yaml, and stop_evaluator in section train,"
+        " or fetch the shipped models with 'dvc pull -r shipped'"
+    ),
     "cache": "delete that folder and run the stage that makes it again",
     "captions": "run cache_prompts again",
     "manifest": "run validate again",

@@ -197,7 +197,7 @@ def test_an_adapter_that_diverged_is_named(folder: Path, capsys: pytest.CaptureF
 def test_without_its_evaluator_pictures_and_what_needs_none_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with set_to(evaluator="./nowhere"):
         errors = run(capsys, BAD_INPUT)
-    line = "./nowhere: no evaluator there: check section evaluate of params.yaml"
+    line = "./nowhere: no evaluator there: check evaluator and dinov2 in section evaluate of params.yaml"
     assert f"evaluate: going on without evaluator: {line}" in errors
     found = result()
     assert found["recommended"] is None
