@@ -80,7 +80,7 @@ def _write(extent: Extent, folder: Path, page: Path) -> str:
             pictures / f"{concept.name}.png", optimize=True
         )
         sheets[concept.name] = f"pictures/{page.stem}/{concept.name}.png"
-    text = comparison_page(curves, steps, len(extent.seeds), sheets)
+    text = comparison_page(curves, steps, len(extent.seeds), sheets, base_revision(BASE))
     write_text(page, text)
     return text
 

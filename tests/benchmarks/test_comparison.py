@@ -5,7 +5,7 @@ import torch
 from benchmarks.comparison.arms import ARMS, PRESERVED, preservation_of
 from benchmarks.comparison.concepts import all_concepts
 from benchmarks.comparison.matched import at_fidelity, common_fidelity, paired_difference
-from benchmarks.comparison.page import matched_step, preserved_line
+from benchmarks.comparison.page import in_plain_words, matched_step, preserved_line
 
 SLOW = {"fidelity": [0.5, 0.6, 0.7, 0.8], "following": [1.0, 0.9, 0.8, 0.7]}
 FAST = {"fidelity": [0.5, 0.9, 0.9, 0.9], "following": [1.0, 0.2, 0.1, 0.0]}
@@ -59,6 +59,20 @@ def test_preservation_is_held_against_the_same_method_without_it_where_both_show
     assert line.startswith(says)
     assert f"kept {kept - 0.8:+.3f}" in line
     assert "2.00 times the steps" in line
+
+
+@pytest.mark.parametrize(("kept", "says"), [(0.9, "So turn preservation on"), (0.83, "So preservation is off as shipped")])
+def test_plain_words_tell_what_is_kept_at_equal_fidelity_and_what_follows_from_it(kept: float, says: str):
+    def curves(survival: float) -> dict[str, list[float]]:
+        return {"fidelity": [0.5, 0.9], "following": [1.0, 0.96], "copying": [0.0, 0.04], "survival": [0.92, survival]}
+
+    both = {arm: curves(kept if arm in PRESERVED else 0.8) for arm in ARMS}
+    told = in_plain_words({"a": both, "b": both}, {"a": 0.9, "b": 0.9}, ["a", "b"])
+    assert "names 92% of them rightly without an adapter" in told
+    assert "LoRA keeps 80%, T-LoRA, R_min R/2 keeps 80%" in told
+    assert f"LoRA, preserved keeps {kept:.0%}" in told
+    assert "0.04 is the largest mean correlation" in told
+    assert says in told
 
 
 def test_preserved_arms_differ_from_their_own_in_nothing_else():
