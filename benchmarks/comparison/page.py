@@ -81,11 +81,11 @@ def in_plain_words(curves: Curves, levels: Mapping[str, float | None], used: Seq
     copying = max(values["copying"] for values in chosen.values())
     sentences = (
         "An adapter that has learnt a new material has forgotten a little of the others. The judge was shown balls of the",
-        f"base's own twelve materials: it names {base['survival']:.0%} of them rightly without an adapter. With one that draws the",
-        f"new material as well as all methods do at this point, {kept}.",
+        f"base's own twelve materials: it names {base['survival']:.0%} of them rightly without an adapter. With one that draws",
+        f"the new material as well as all methods do at this point, {kept}.",
         "The shape that was asked for (ball, cube, floor, a circle or square on the wall) comes in",
-        f"{asked} of the pictures, in the same order; in {base['following']:.0%} of the base's. None repeats the training picture:",
-        f"{copying:.2f} is the largest mean correlation with it, where a copy has 1.",
+        f"{asked} of the pictures, in the same order; in {base['following']:.0%} of the base's. None repeats the training",
+        f"picture: {copying:.2f} is the largest mean correlation with it, where a copy has 1.",
         _advice(curves, levels, used),
     )
     return "\n".join(sentences)
@@ -146,7 +146,8 @@ def _opening(curves: Curves, used: Sequence[str], steps: Sequence[int], seeds: i
     sentences = (
         f"{len(curves)} concepts, {seeds} training seeds, one full-frame picture each, rank 16 on every attention projection",
         f"of the pocket FLUX (weights {base[:12]}), batch 4, learning rate 2e-3, measured at steps",
-        f"{', '.join(map(str, steps[1:]))}. Methods are compared where their curves reach the same concept fidelity, not at the same step. Intervals: 95 %, bootstrap over",
+        f"{', '.join(map(str, steps[1:]))}. Methods are compared where their curves reach the same concept",
+        "fidelity, not at the same step. Intervals: 95 %, bootstrap over",
         f"{len(used)} concepts.{without} Primary measure, named in advance: prompt following, T-LoRA (R_min 1) minus LoRA, at",
         f"{SHARES[0]:.0%}. A toy base: signs may carry over to FLUX.1-dev, sizes do not.",
     )
