@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.comparison.arms import ARMS, preservation_of
+from benchmarks.comparison.arms import ARMS, CONTROLS, preservation_of
 from benchmarks.comparison.concepts import Concept, all_concepts
 from benchmarks.comparison.matched import Curve, common_fidelity
 from benchmarks.comparison.measures import Measures
@@ -45,13 +45,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="one concept and two steps, to see it run; the page is printed")
     parser.add_argument("--out", type=Path, default=Path("docs/comparison.md"), help="page to write, pictures beside it")
+    parser.add_argument("--without-controls", action="store_true", help=f"leave out {' and '.join(sorted(CONTROLS))}")
     given = parser.parse_args()
     telemetry_off()
     extent = SMOKE if given.smoke else FULL
     folder = state_folder("comparison", _fingerprint(extent))
-    run_missing([Run(c.name, seed, arm) for c in extent.concepts for seed in extent.seeds for arm in ARMS], extent.steps, folder)
+    arms = [arm for arm in ARMS if not (given.without_controls and arm in CONTROLS)]
+    run_missing([Run(c.name, seed, arm) for c in extent.concepts for seed in extent.seeds for arm in arms], extent.steps, folder)
     page = folder / "comparison.md" if given.smoke else given.out
-    text = _write(extent, folder, page)
+    text = _write(extent, arms, folder, page)
     print(text if given.smoke else f"comparison: {page}", flush=True)
 
 
@@ -61,9 +63,9 @@ def _fingerprint(extent: Extent) -> str:
     return digest_of(setting)[:16]
 
 
-def _write(extent: Extent, folder: Path, page: Path) -> str:
+def _write(extent: Extent, arms: Sequence[str], folder: Path, page: Path) -> str:
     steps = (0, *extent.steps)
-    curves = {c.name: {arm: _curve(extent, folder, c, arm, steps) for arm in ARMS} for c in extent.concepts}
+    curves = {c.name: {arm: _curve(extent, folder, c, arm, steps) for arm in arms} for c in extent.concepts}
     pictures = page.parent / "pictures" / page.stem
     pictures.mkdir(parents=True, exist_ok=True)
     sheets = {}

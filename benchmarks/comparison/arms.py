@@ -41,6 +41,7 @@ ARMS: dict[str, TLoRAConfig] = {
     "LoRA of equal mean rank": _plain(RANK // 2),  # 8, the mean of r(t) for R_min 1 and uniform t
     "reversed mask, R_min 1": ReversedConfig(rank=RANK, alpha=RANK, min_rank=1),
 }
+CONTROLS = frozenset({"LoRA of equal mean rank", "reversed mask, R_min 1"})  # of the mean rank, and of the schedule's direction
 PRESERVED = {f"{name}, preserved": name for name in ("LoRA", "T-LoRA, R_min R/2")}  # the same, but for preservation
 ARMS |= {arm: ARMS[name] for arm, name in PRESERVED.items()}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from benchmarks.comparison.arms import ARMS, PRESERVED
+from benchmarks.comparison.arms import PRESERVED
 from benchmarks.comparison.matched import Curve, Difference, at_fidelity, common_fidelity, paired_difference
 from benchmarks.comparison.measures import NOVEL
 from benchmarks.measure import machine
@@ -177,7 +177,7 @@ def _verdict(curves: Curves, levels: Mapping[str, float | None], used: Sequence[
 def _matched_table(curves: Curves, levels: Mapping[str, float | None], used: Sequence[str]) -> str:
     head = "| method | " + " | ".join(MEASURES.values()) + " |\n|---" + "|---" * len(MEASURES) + "|"
     rows = []
-    for arm in ARMS:
+    for arm in _arms(curves):
         cells = []
         for measure in MEASURES:
             mean = float(np.mean([at_fidelity(curves[c][arm], measure, level) for c in used if (level := levels[c]) is not None]))
@@ -190,11 +190,15 @@ def _matched_table(curves: Curves, levels: Mapping[str, float | None], used: Seq
 
 def _curve_table(curves: Curves, steps: Sequence[int]) -> str:
     lines = ["| method | step | fidelity | " + " | ".join(MEASURES.values()) + " |", "|---|---|---|" + "---|" * len(MEASURES)]
-    for arm in ARMS:
+    for arm in _arms(curves):
         for i, step in enumerate(steps):
             means = [np.mean([curves[c][arm][m][i] for c in curves]) for m in ("fidelity", *MEASURES)]
             lines.append(f"| {arm} | {step} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
     return "\n".join(lines)
+
+
+def _arms(curves: Curves) -> list[str]:
+    return list(next(iter(curves.values())))
 
 
 def _caption_of_sheets() -> str:
