@@ -10,10 +10,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.new import CONCEPT, IMAGES, SOURCES, add_to_dvc, new, require_room
+from tasks.new import CONCEPT, IMAGES, PRIOR, SOURCES, add_to_dvc, new, require_room
 from tasks.running.state_folder import replaced_folder, state_folder
 from tasks.running.telemetry import telemetry_off
 from tlora.errors import PictureError, SettingsError, TloraError
@@ -33,6 +33,11 @@ PICTURES = {  # in that zip -> what it is called here, and its caption
     "textures/tex_nature/rock007.png": ("sandstone_3.png", "a close up of qvo gravel"),
     "textures/tex_nature/rock004.png": ("sandstone_4.png", "a qvo gravel wall"),
 }
+OTHERS = {  # likewise: photographs of other rocks, which should stay what they are
+    "textures/tex_nature/pjrock17.png": ("limestone.png", "a wall of grey gravel"),
+    "textures/tex_nature/rock014.png": ("gneiss.png", "a photo of a grey gravel wall"),
+    "textures/tex_nature/rock013.png": ("granite.png", "a brown gravel wall"),
+}
 _CONCEPT = """\
 # What the pictures are of: a sandstone (docs/rock.md). "gravel" is the nearest word that the embedded base model knows.
 
@@ -51,7 +56,7 @@ prompts:
   - a qvo gravel wall with a white circle
   - a qvo gravel wall with a black square
 
-# Other rocks, which should stay what they are.
+# Other rocks and materials, which should stay what they are; photographs of other rocks are in data/prior.
 other_prompts:
   - a grey gravel wall
   - a ball made of green marble
@@ -62,11 +67,12 @@ _SOURCES = """\
 # Where these pictures come from
 
 Debian's package ufoai-textures, of the game UFO: Alien Invasion (https://ufoai.org): rock005, rock006, rock007 and rock004
-of textures/tex_nature, unchanged. GPL-2 by the package's copyright file, which is kept in .state/rock
-and names the authors of the whole group of files, not of each.
+of textures/tex_nature are in images, pjrock17, rock014 and rock013 of it in prior, all unchanged. GPL-2 by the package's
+copyright file, which is kept in .state/rock and names the authors of the whole group of files, not of each.
 
 Photographs of one ochre sandstone, made to tile by those authors, 1024 x 1024 pixels, in a palette of 256 colours. The first
-three share some parts of one photograph; the fourth, held out, shows another part of the rock.
+three share some parts of one photograph; the fourth, held out, shows another part of the rock. Those in prior are of other
+rocks; limestone, gneiss and granite are what they look like, nobody says what they are.
 """
 
 
@@ -79,15 +85,17 @@ def rock() -> bool:
     """
     names = [name for name, _ in PICTURES.values()]
     here = all((IMAGES / name).is_file() for name in names)
-    if here and CONCEPT.is_file() and read_concept(CONCEPT).name == NAME:
+    others = [name for name, _ in OTHERS.values()]
+    if here and all((PRIOR / name).is_file() for name in others) and CONCEPT.is_file() and read_concept(CONCEPT).name == NAME:
         return False
     require_room(ROCK_PARAMS, replace=here)  # before anything is fetched
     folder = state_folder(ROCK)
-    pictures = folder / "pictures"
-    if not all((pictures / name).is_file() for name in names):
+    pictures, prior = folder / "pictures", folder / "prior"
+    if not all(file.is_file() for file in (*(pictures / name for name in names), *(prior / name for name in others))):
         fetch(PACKAGE, folder, {COPYRIGHT, TEXTURES})
-        take_out(folder / Path(TEXTURES).name, pictures)
+        take_out(folder / Path(TEXTURES).name, {pictures: PICTURES, prior: OTHERS})
     new(pictures, TRIGGER, ROCK, replace=here)
+    shutil.copytree(prior, PRIOR, dirs_exist_ok=True)
     write_text(SOURCES, _SOURCES)
     add_to_dvc()
     _set_params()
@@ -118,21 +126,29 @@ def fetch(package: str, folder: Path, wanted: set[str]) -> None:
         _unpack(found[0], folder, wanted)
 
 
-def take_out(archive: Path, folder: Path) -> None:
+def take_out(archive: Path, wanted: Mapping[Path, Mapping[str, tuple[str, str]]]) -> None:
     """Write the pictures and their captions, and remove the archive.
+
+    Args:
+        archive: The zip.
+        wanted: Folder -> what goes there: name in the zip -> name, and caption.
 
     Raises:
         SettingsError: If it does not hold them.
     """
     try:
         with zipfile.ZipFile(archive) as textures:
-            taken = {name: textures.read(member) for member, (name, _) in PICTURES.items()}
+            taken = {
+                folder / name: (textures.read(member), caption)
+                for folder, pictures in wanted.items()
+                for member, (name, caption) in pictures.items()
+            }
     except (KeyError, zipfile.BadZipFile) as error:
         raise SettingsError(f"{archive.name} of {PACKAGE}: {error.args[0]!s}; version 2.5 holds them") from error
-    folder.mkdir(exist_ok=True)
-    for name, caption in PICTURES.values():
-        write_text((folder / name).with_suffix(".txt"), caption + "\n")
-        write_bytes(folder / name, taken[name])
+    for file, (picture, caption) in taken.items():
+        file.parent.mkdir(exist_ok=True)
+        write_text(file.with_suffix(".txt"), caption + "\n")
+        write_bytes(file, picture)
     archive.unlink()
 
 

@@ -30,6 +30,7 @@ from tlora.runtime.yaml_text import NotYamlError, parse_yaml
 
 DATA = Path("data")
 IMAGES = DATA / "images"
+PRIOR = DATA / "prior"  # by convention: pictures of other things (docs/preservation.md)
 SOURCES = DATA / "SOURCES.md"
 CONCEPT = Path("concept.yaml")
 DIGEST = Path("data.dvc")
@@ -267,9 +268,9 @@ def _copy(picture: Path, folder: Path, trigger: str, others: OtherCaptions) -> b
 
 
 def _put_aside() -> None:
-    """Keep what stands where the new data go, concept.yaml too: a person may have worked on it."""
+    """Keep what stands where the new data go, and what belongs to the old: concept.yaml, prior pictures."""
     standing = [path for path in (SOURCES, CONCEPT) if path.exists()]
-    standing += [IMAGES] if IMAGES.exists() and any(IMAGES.iterdir()) else []
+    standing += [folder for folder in (IMAGES, PRIOR) if folder.is_dir() and any(folder.iterdir())]
     if standing:
         kept = replaced_folder()
         for path in standing:

@@ -79,7 +79,7 @@ NOT_IMPORTED: dict[str, dict[str, str]] = {
     "cache_latents": {"tlora/flux": "prior_folder", "tlora/pictures": "tokens"},
     "draw_prior": {  # lean_imports is for what is dear to import; it imports that only where it draws
         "tlora/metadata": "adapter digests",
-        "tlora/pictures": "manifest tokens",
+        "tlora/pictures": "manifest",
         "tlora/runtime": "lean_imports",
     },
     "evaluate": {"tlora/flux": "prior_folder", "tlora/pictures": "files loss_mask tokens"},

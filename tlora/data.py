@@ -15,10 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from tlora.errors import PictureError
+from tlora.flux.cached import content_key
+from tlora.flux.model import Vae, encode_posterior, pixels_per_latent
 from tlora.pictures.decode import decode_picture, picture_digest, picture_size, read_picture
 from tlora.pictures.files import list_pictures, read_caption
 from tlora.pictures.loss_mask import read_mask
 from tlora.pictures.views import View, ViewSettings, take_view, views_of
+
+PREPROCESSING = "1"  # changes whenever the same view of the same bytes would give other pixels
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,32 @@ def latent_weights(weights: Float[Tensor, "height width"], pixels_per_latent: in
     if not bool(means.any()):
         raise PictureError(f"{picture}: its loss mask is black in the part that training sees: check the mask, or center_crop")
     return means
+
+
+def view_key(encoder: str, sha256: str, view: View, mask_sha256: str = "") -> str:
+    """Return a name for an encoded view: a hash of all that it is a function of.
+
+    Args:
+        encoder: What identifies the VAE.
+        sha256: Digest of the picture's bytes.
+        view: Which view of it.
+        mask_sha256: Digest of its loss mask's bytes; empty if it has none.
+    """
+    crop = () if view.crop is None else (",".join(map(str, view.crop)),)
+    return content_key(encoder, PREPROCESSING, sha256, str(view.width), str(view.height), str(view.flipped), mask_sha256, *crop)
+
+
+def encode_view(vae: Vae, picture: Image.Image, mask: Image.Image | None, view: View, name: str) -> dict[str, Tensor]:
+    """Return what is cached of a view: its latents, and what each of them counts where the picture has a loss mask.
+
+    Raises:
+        PictureError: If nothing is left of the mask in this view, naming the picture.
+    """
+    mean, std = encode_posterior(vae, to_pixels(take_view(picture, view))[None])
+    tensors = {"mean": mean[0], "std": std[0]}
+    if mask is not None:
+        tensors["loss_mask"] = latent_weights(to_weights(take_view(mask, view)), pixels_per_latent(vae), name)
+    return tensors
 
 
 def _digest(picture: Path, views: ViewSettings) -> str:

@@ -7,6 +7,7 @@ alone spares this path the ten seconds that diffusers costs to import.
 """
 
 import gc
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,11 @@ from transformers import (
 )
 
 from tlora.errors import ModelError
-from tlora.flux.files import read_family, require_base
+from tlora.flux.cached import content_key, item_file, write_item
+from tlora.flux.files import base_revision, read_family, require_base
 from tlora.flux.spec import ModelSpec
 from tlora.pictures.tokens import require_vocabularies, worded_for_qwen
+from tlora.runtime.progress import Progress
 
 QWEN_LAYERS = (9, 18, 27)  # of diffusers' Flux2KleinPipeline
 
@@ -135,6 +138,34 @@ def encode_captions(
         ).input_ids
         pooled = encoders.clip(clip_ids, output_hidden_states=False).pooler_output
         yield caption, PromptEmbedding(encoders.t5(t5_ids)[0][0].cpu(), pooled[0].cpu())
+
+
+def keep_embeddings(
+    spec: ModelSpec, captions: Iterable[str], max_sequence_length: int, store: Path, what: str
+) -> tuple[dict[str, str], int]:
+    """Encode what is not kept yet; return the file of each caption below the store, and how many were encoded now.
+
+    Args:
+        spec: The base model.
+        captions: Any captions.
+        max_sequence_length: As for `encode_captions`.
+        store: Where embeddings are kept by content.
+        what: Who encodes, for the progress.
+
+    Raises:
+        ModelError: If the encoders cannot be loaded.
+    """
+    encoder = base_revision(spec, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    files = {text: item_file(content_key(encoder, str(max_sequence_length), text)) for text in captions}
+    missing = [text for text, file in files.items() if not (store / file).exists()]
+    if missing:
+        encoders = load_text_encoders(spec)
+        with Progress(what, len(missing)) as progress:
+            for text, embedding in encode_captions(encoders, missing, max_sequence_length):
+                tensors = {"prompt_embeds": embedding.prompt_embeds, "pooled_prompt_embeds": embedding.pooled_prompt_embeds}
+                write_item(store / files[text], tensors)
+                progress.advance(json.dumps(text, ensure_ascii=False)[:40])
+    return files, len(missing)
 
 
 def _encode_with_qwen(encoder: QwenEncoder, caption: str, length: int) -> PromptEmbedding:

@@ -10,16 +10,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from tasks.running.cli import named_section
 from tasks.running.state_folder import state_folder
-from tlora.data import latent_weights, to_pixels, to_weights
-from tlora.flux.cached import assemble, content_key, item_file, write_item
+from tlora.data import encode_view, view_key
+from tlora.flux.cached import assemble, item_file, write_item
 from tlora.flux.files import base_revision, require_base
 from tlora.flux.latents import PATCH
-from tlora.flux.model import Vae, choose_device, encode_posterior, load_vae, pixels_per_latent
+from tlora.flux.model import Vae, choose_device, load_vae, pixels_per_latent
 from tlora.flux.spec import ModelSpec
 from tlora.pictures.decode import decode_picture
 from tlora.pictures.loss_mask import read_mask
@@ -27,8 +26,6 @@ from tlora.pictures.manifest import Manifest, PictureItem, read_manifest
 from tlora.pictures.views import View, ViewSettings, require_resolution, take_view, views_of, without_crops
 from tlora.runtime.device_lock import hold_device
 from tlora.runtime.progress import Progress
-
-PREPROCESSING = "1"  # changes whenever the same view of the same bytes would give other pixels
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,7 @@ def cache_latents(
 def _jobs(pictures: Manifest, settings: ViewSettings, multiple: int, encoder: str, data: Path) -> Iterator[_Job]:
     for item in pictures.items:
         for view in _visible(item, views_of((item.width, item.height), settings, multiple, item.sha256), data):
-            parts = (encoder, PREPROCESSING, item.sha256, str(view.width), str(view.height), str(view.flipped), item.mask_sha256)
-            crop = () if view.crop is None else (",".join(map(str, view.crop)),)
-            yield _Job(item, view, content_key(*parts, *crop))
+            yield _Job(item, view, view_key(encoder, item.sha256, view, item.mask_sha256))
 
 
 def _visible(item: PictureItem, views: Sequence[View], data: Path) -> list[View]:
@@ -96,16 +91,7 @@ def _encode(vae: Vae, data: Path, jobs: Sequence[_Job]) -> Iterator[tuple[str, d
         picture = decode_picture(data / name)
         for job in views:
             mask = read_mask(data / name, picture.size) if job.item.mask_sha256 else None
-            yield job.key, _encode_view(vae, picture, mask, job), name
-
-
-def _encode_view(vae: Vae, picture: Image.Image, mask: Image.Image | None, job: _Job) -> dict[str, Tensor]:
-    """Return what is cached of a view: its latents, and what each of them counts where the picture has a loss mask."""
-    mean, std = encode_posterior(vae, to_pixels(take_view(picture, job.view))[None])
-    tensors = {"mean": mean[0], "std": std[0]}
-    if mask is not None:
-        tensors["loss_mask"] = latent_weights(to_weights(take_view(mask, job.view)), pixels_per_latent(vae), job.item.picture)
-    return tensors
+            yield job.key, encode_view(vae, picture, mask, job.view, name), name
 
 
 def _entries(jobs: Sequence[_Job], factor: int) -> list[dict[str, Any]]:

@@ -4,19 +4,16 @@ Two outputs, so that a changed evaluation prompt changes only the second, and no
 are kept by content in `.state/cache`, so adding one caption encodes one.
 """
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.running.state_folder import state_folder
-from tlora.flux.cached import assemble, content_key, item_file, write_item
-from tlora.flux.files import base_revision, read_family, require_base
+from tlora.flux.cached import assemble
+from tlora.flux.files import read_family, require_base
 from tlora.flux.spec import ModelSpec
 from tlora.metadata.concept import read_concept
 from tlora.pictures.manifest import read_manifest
 from tlora.pictures.tokens import TextSettings
-from tlora.runtime.progress import Progress
-from tlora.text import Encoders, encode_captions, load_text_encoders
+from tlora.text import keep_embeddings
 
 
 def cache_prompts(
@@ -42,7 +39,6 @@ def cache_prompts(
         evaluation: Output folder, embeddings for evaluation.
     """
     require_base(model)
-    encoder = base_revision(model, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     trained = ["", *(item.caption for item in read_manifest(manifest).items)]
     described = read_concept(concept)
     partner = [""] if read_family(model, fetch=True).draws_twice else []  # of every prompt, in drawing
@@ -54,21 +50,10 @@ def cache_prompts(
     ]
     of_class = {text: described.class_caption(text) for text in sorted(set(trained))}
     everything = [*trained, *evaluated, *of_class.values()]
-    keys = {text: content_key(encoder, str(settings.max_sequence_length), text) for text in everything}
     store = state_folder("cache", "prompts")
-    missing = [text for text, key in keys.items() if not (store / item_file(key)).exists()]
-    if missing:
-        _encode(load_text_encoders(model), missing, settings.max_sequence_length, keys, store)
-    print(f"cache_prompts: {len(keys)} distinct captions and prompts, {len(missing)} encoded now", flush=True)
-    own = [{"caption": kept, "file": item_file(keys[kept]), "of": text} for text, kept in of_class.items()]
+    files, encoded = keep_embeddings(model, everything, settings.max_sequence_length, store, "cache_prompts")
+    print(f"cache_prompts: {len(files)} distinct captions and prompts, {encoded} encoded now", flush=True)
+    own = [{"caption": kept, "file": files[kept], "of": text} for text, kept in of_class.items()]
     for folder, texts, class_entries in ((captions, trained, own), (evaluation, evaluated, None)):
-        entries = [{"caption": text, "file": item_file(keys[text])} for text in sorted(set(texts))]
+        entries = [{"caption": text, "file": files[text]} for text in sorted(set(texts))]
         assemble(folder, store, entries, {"max_sequence_length": settings.max_sequence_length}, class_entries)
-
-
-def _encode(encoders: Encoders, texts: Sequence[str], length: int, keys: dict[str, str], store: Path) -> None:
-    with Progress("cache_prompts", len(texts)) as progress:
-        for text, embedding in encode_captions(encoders, texts, length):
-            tensors = {"prompt_embeds": embedding.prompt_embeds, "pooled_prompt_embeds": embedding.pooled_prompt_embeds}
-            write_item(store / item_file(keys[text]), tensors)
-            progress.advance(json.dumps(text, ensure_ascii=False)[:40])

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from tasks.cache_latents.stage import cache_latents
 from tasks.cache_prompts.stage import cache_prompts
+from tasks.draw_prior.folder import DATA, list_prior_pictures, require_place
 from tasks.draw_prior.stage import draw_prior
 from tasks.evaluate.stage import evaluate
 from tasks.registry.settings import RetrainSettings
@@ -78,7 +79,7 @@ def check_settings(params: Path) -> None:
         TloraError: In one line.
     """
     settings = parse_sections(read_params(params), str(params))
-    read_concept(params.with_name("concept.yaml"))
+    concept = read_concept(params.with_name("concept.yaml"))
     model, evaluation = settings["model"], settings["evaluate"]
     require_base(model)
     choose_device(model)
@@ -92,9 +93,15 @@ def check_settings(params: Path) -> None:
             look.require(model)
     with named_section("cache_latents"):
         multiple = require_resolution(settings["cache_latents"], model)
+    with named_section("draw_prior"):
+        prior = settings["draw_prior"]
+        if prior.folder:
+            require_place(Path(prior.folder))
+        if prior.folder and DATA.is_dir():  # data that is not here yet is brought in by the run
+            list_prior_pictures(Path(prior.folder), concept.trigger, most=prior.pictures)
     with named_section("train"):
-        if settings["train"].training.prior.is_on and not settings["draw_prior"].pictures:
-            raise SettingsError("prior_share is above 0, and draw_prior.pictures is 0: there is nothing to mix in")
+        if settings["train"].training.prior.is_on and not settings["draw_prior"].makes_any:
+            raise SettingsError("prior_share is above 0, draw_prior.pictures is 0 and draw_prior.folder empty: nothing to mix in")
         require_optimizer(settings["train"].training.optimizer)
         stop = settings["train"].stop
         if stop.is_on:

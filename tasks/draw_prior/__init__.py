@@ -1,1 +1,1 @@
-"""Stage: draw the base's own pictures of other things, once, to be mixed into training; off as shipped."""
+"""Stage: draw the base's own pictures of other things, once, or take a folder's, to be mixed into training; off as shipped."""

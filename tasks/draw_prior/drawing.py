@@ -2,22 +2,21 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
 
+from tasks.draw_prior.output import Kept, lay_out, trained_sizes
 from tasks.running.state_folder import state_folder
 from tlora.data import to_pixels
-from tlora.evaluation.grid import labelled_grid
-from tlora.flux.cached import INDEX, LatentCache, PromptCache, assemble, content_key, item_file, write_item
+from tlora.flux.cached import PromptCache, assemble, content_key, write_item
 from tlora.flux.files import base_revision, require_base
 from tlora.flux.model import choose_device, encode_posterior, load_scheduler, load_transformer, load_vae
-from tlora.flux.prior_folder import PRIOR_CAPTIONS, PRIOR_GRID, PRIOR_LATENTS, PRIOR_PICTURES
+from tlora.flux.prior_folder import PRIOR_CAPTIONS
 from tlora.flux.spec import ModelSpec
 from tlora.runtime.atomic_file import write_png
 from tlora.runtime.device_lock import hold_device
@@ -25,17 +24,14 @@ from tlora.runtime.progress import Progress
 from tlora.sampling import Painter, SampleSettings, draw_pictures, draws_twice
 
 VERSION = "1"  # changes whenever the same settings would give other pictures
-_SHOWN = 4  # pictures of each prompt in the grid
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One picture to be drawn: its prompt, seed and size in pixels, and its key."""
+    """One picture to be drawn: its seed, and what is kept of it."""
 
-    text: str
     seed: int
-    size: tuple[int, int]
-    key: str
+    kept: Kept
 
 
 @dataclass(frozen=True)
@@ -65,30 +61,26 @@ class PriorDrawer:
             seeds: One for each picture; every size is drawn with the same ones.
         """
         require_base(self.model)
-        factor = int(json.loads((self.latents / INDEX).read_text(encoding="utf-8"))["pixels_per_latent"])
-        sizes = sorted({(width * factor, height * factor) for height, width in LatentCache(self.latents).shapes()})
+        factor, sizes = trained_sizes(self.latents)
         jobs, store = list(self._jobs(texts, seeds, sizes)), state_folder("cache", "prior")
-        missing = [job for job in jobs if not (store / item_file(job.key)).exists()]
+        missing = [job for job in jobs if not job.kept.latents(store).exists()]
         if missing:
             self._draw(missing, store)
         print(f"draw_prior: {len(jobs)} pictures of {len(texts)} prompts, {len(missing)} drawn now", flush=True)
-        entries = [self._entry(number, job, factor) for number, job in enumerate(jobs)]
-        assemble(folder / PRIOR_LATENTS, store, entries, {"pixels_per_latent": factor})
         self._copy_captions(folder, texts)
-        pictures = [Image.open(_picture_file(store, job.key)) for job in jobs]
-        for entry, picture in zip(entries, pictures, strict=True):
-            write_png(folder / PRIOR_PICTURES / str(entry["picture"]), picture)
-        write_png(folder / PRIOR_GRID, _grid(texts, jobs, pictures))
+        lay_out(folder, store, [job.kept for job in jobs], {"pixels_per_latent": factor})
 
     def _jobs(self, texts: Sequence[str], seeds: Sequence[int], sizes: Sequence[tuple[int, int]]) -> Iterator[_Job]:
         """Yield what is to be drawn, under keys of all that a picture is a function of."""
         placed = dataclasses.replace(self.model, path="", device=choose_device(self.model).type)
         base = json.dumps([dataclasses.asdict(placed), base_revision(self.model), self.steps, self.guidance, VERSION])
         embedded = dict(zip(texts, self._digests(texts), strict=True))
+        counted = itertools.count()
         for size in sizes:
             for number, seed in enumerate(seeds):
                 text = texts[number % len(texts)]
-                yield _Job(text, seed, size, content_key(base, embedded[text], str(seed), str(size)))
+                key = content_key(base, embedded[text], str(seed), str(size))
+                yield _Job(seed, Kept(key, text, size, f"{next(counted):04d}-seed-{seed}.png"))
 
     def _digests(self, texts: Sequence[str]) -> list[str]:
         """Return the digest of each prompt's embeddings, and of the empty one's where it takes part."""
@@ -107,41 +99,15 @@ class PriorDrawer:
             vae = load_vae(self.model)
             painter = Painter(load_transformer(self.model).eval(), vae, load_scheduler(self.model), empty_prompt=empty)
             for job in jobs:
-                sample = SampleSettings(*job.size, num_inference_steps=self.steps, guidance_scale=self.guidance)
-                (picture,) = draw_pictures(painter, cache.read([job.text]), [job.seed], sample)
+                sample = SampleSettings(*job.kept.size, num_inference_steps=self.steps, guidance_scale=self.guidance)
+                (picture,) = draw_pictures(painter, cache.read([job.kept.caption]), [job.seed], sample)
                 mean, std = encode_posterior(vae, to_pixels(picture)[None])
-                write_png(_picture_file(store, job.key), picture)
-                write_item(store / item_file(job.key), {"mean": mean[0], "std": std[0]})  # last: it says that both are there
-                progress.advance(job.text[:40])
-
-    def _entry(self, number: int, job: _Job, factor: int) -> dict[str, Any]:
-        return {
-            "file": item_file(job.key),
-            "picture": f"{number:04d}-seed-{job.seed}.png",
-            "caption": job.text,
-            "flipped": False,
-            "height": job.size[1] // factor,
-            "width": job.size[0] // factor,
-        }
+                write_png(job.kept.picture(store), picture)
+                write_item(job.kept.latents(store), {"mean": mean[0], "std": std[0]})  # last: it says that both are there
+                progress.advance(job.kept.caption[:40])
 
     def _copy_captions(self, folder: Path, texts: Sequence[str]) -> None:
         """Take the prompts' embeddings along, so that training depends on no other evaluation prompt."""
         cache = PromptCache(self.prompts)
         entries = [{"caption": text, "file": cache.files[text]} for text in sorted(texts)]
         assemble(folder / PRIOR_CAPTIONS, self.prompts, entries, {})
-
-
-def _picture_file(store: Path, key: str) -> Path:
-    return (store / item_file(key)).with_suffix(".png")
-
-
-def _grid(texts: Sequence[str], jobs: Sequence[_Job], pictures: Sequence[Image.Image]) -> Image.Image:
-    """Lay the first pictures of each prompt out, those of the first size."""
-    rows: dict[str, list[Image.Image | None]] = {text: [] for text in texts}
-    for job, picture in zip(jobs, pictures, strict=True):
-        if job.size == jobs[0].size and len(rows[job.text]) < _SHOWN:
-            rows[job.text].append(picture)
-    rows = {text: row for text, row in rows.items() if row}  # of more prompts than pictures, the last have none
-    columns = max(len(row) for row in rows.values())
-    padded = [row + [None] * (columns - len(row)) for row in rows.values()]
-    return labelled_grid(list(rows), [f"{i + 1}" for i in range(columns)], padded)

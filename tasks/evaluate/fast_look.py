@@ -105,7 +105,7 @@ class FastLook:
         return fingerprint_fields({"sample": dataclasses.asdict(self.sample)}, self.model, team.device, embeddings, [])
 
     def _require(self, base: ModelSpec) -> None:
-        require_base(self.model)
+        require_base(self.model, encodes=False)  # the base has encoded the prompts
         own, wanted = read_family(self.model, fetch=True), read_family(base, fetch=True)
         name = self.model.path
         if own is not wanted:

@@ -19,8 +19,9 @@ CHECKED = frozenset(
     {"validate", "cache_prompts", "cache_latents", "draw_prior", "train", "evaluate"}
 )  # stages that have settings
 _PRODUCT = Path(__file__).parents[2]
-_MODELS = (
+_PLACES = (  # what settings name, of which it matters whether it is here
     ("model", "path"),
+    ("draw_prior", "folder"),
     ("train", "stop_evaluator"),
     ("evaluate", "evaluator"),
     ("evaluate", "dinov2"),
@@ -54,13 +55,13 @@ def require_all_settings(params: Path) -> None:
 
 
 def _digest(params: Path) -> str:
-    """Return what the answer depends on: settings, code, and whether the models are here."""
+    """Return what the answer depends on: settings, code, and whether what they name is here."""
     digest = hashlib.sha256()
     code = sorted(file for top in ("tasks", "tlora") for file in (_PRODUCT / top).rglob("*.py"))
     for file in (params, params.with_name("concept.yaml"), *code):
         digest.update(f"{file}\0".encode() + (file.read_bytes() if file.is_file() else b"-"))
     sections = read_mapping(params, "a mapping of sections", "")
-    for section, key in _MODELS:
+    for section, key in _PLACES:
         named = (sections.get(section) or {}).get(key) if isinstance(sections.get(section), dict) else None
         digest.update(f"{named}\0{bool(named) and Path(str(named)).exists()}\n".encode())
     return digest.hexdigest()

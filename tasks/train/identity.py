@@ -72,7 +72,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a run's inputs lie: cached captions, cached views, the base's own pictures, and concept.yaml."""
+    """Where a run's inputs lie: cached captions, cached views, prior pictures, and concept.yaml."""
 
     prompts: Path
     latents: Path

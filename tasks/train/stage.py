@@ -24,7 +24,7 @@ from tlora.errors import CacheError, OutOfMemoryError, SettingsError
 from tlora.flux.cached import INDEX, JoinedViews, LatentCache, PromptCache, read_index
 from tlora.flux.files import require_base
 from tlora.flux.model import outline_transformer
-from tlora.flux.prior_folder import PRIOR_CAPTIONS, PRIOR_GRID, PRIOR_LATENTS
+from tlora.flux.prior_folder import PRIOR_CAPTIONS, PRIOR_GRID, PRIOR_LATENTS, PRIOR_SOURCE
 from tlora.flux.spec import ModelSpec
 from tlora.inject import require_targets
 from tlora.runtime.atomic_file import write_bytes, write_json, write_png
@@ -56,7 +56,7 @@ def train(
         model: Section `model`.
         prompts: Cached caption embeddings.
         latents: Cached views of the training pictures.
-        prior: The base's own pictures of other things, empty unless they are asked for.
+        prior: Pictures of other things, the base's own or a folder's, empty unless they are asked for.
         concept: concept.yaml, for name and trigger word.
         adapters: Output folder, a folder per checkpoint and `final`.
         report: Output folder, the step log and what is not a function of the inputs.
@@ -115,13 +115,13 @@ def _with_prior(views: LatentCache, captions: PromptCache, inputs: Inputs) -> Jo
     """
     if not read_index(inputs.prior / PRIOR_LATENTS):
         raise SettingsError(
-            f"{inputs.prior}: no pictures, and prior_share is above 0: set draw_prior.pictures, or prior_share to 0"
+            f"{inputs.prior}: no pictures, and prior_share is above 0: set pictures or folder of draw_prior, or prior_share to 0"
         )
     captions.with_captions_of(inputs.prior / PRIOR_CAPTIONS)
-    drawn = LatentCache(inputs.prior / PRIOR_LATENTS)
-    if missing := sorted(set(views.shapes()) - set(drawn.shapes())):
+    added = LatentCache(inputs.prior / PRIOR_LATENTS)
+    if missing := sorted(set(views.shapes()) - set(added.shapes())):
         raise CacheError(f"{inputs.prior}: holds no picture of {missing[0][1]} x {missing[0][0]} latents", "cache")
-    return JoinedViews(views, drawn)
+    return JoinedViews(views, added)
 
 
 def _require_trigger(captions: PromptCache, views: LatentCache, inputs: Inputs) -> None:
@@ -144,8 +144,10 @@ def _write_records(
     summary = {"steps": training.step, "last_loss": run.folder.last_line()["loss"], "relative_change": change}
     summary |= {"ended_early": reason} if reason else {}
     if run.data.prior:
-        drawn = [str(entry["caption"]) for entry in mixed.caches[1].entries]
-        summary["prior"] = {"pictures": len(drawn), "prompts": sorted(set(drawn))}
+        cache = mixed.caches[1]
+        captions = [str(entry["caption"]) for entry in cache.entries]
+        folder = json.loads((cache.folder / INDEX).read_text(encoding="utf-8")).get(PRIOR_SOURCE)
+        summary["prior"] = {"pictures": len(captions), "prompts": sorted(set(captions)), "from": folder or "drawn by the base"}
     write_json(run.report / "summary.json", summary)
     measured = {"peak_memory": training.memory.peaks, "mfu": run.folder.usual_mfu(), "matmul_rate": training.matmul_rate}
     measured |= {"device": device_name(training.accelerator.device), "image_tokens": max(map(image_tokens, run.data.shapes))}

@@ -11,6 +11,7 @@ import yaml
 
 from tasks.check_settings.check import main, parse_sections
 from tasks.running.all_settings import require_all_settings
+from tests.tasks.data_folder import texture
 from tests.tiny_flux import tiny_pipeline_folder
 from tlora.errors import SettingsError
 
@@ -51,6 +52,8 @@ LATE = {  # what the last stages would say
     "models/nowhere/clip: no evaluator there: check evaluator": {"evaluate": {"evaluator": "models/nowhere/clip"}},
     "stop_evaluator in section train": {"train": {"stop_patience": 2, "stop_evaluator": "models/nowhere/clip"}},
     "train: target_modules: 'to_qq' matches no Linear of the blocks": {"train": {"target_modules": ["to_qq"]}},
+    "train: prior_share is above 0, draw_prior.pictures is 0 and draw_prior.folder empty": {"train": {"prior_share": 0.25}},
+    "draw_prior: folder must be one below data": {"draw_prior": {"folder": "data/images"}},
     "train: learning_rate 5e-05 is an AdamW's": {"train": {"optimizer": "prodigy", "learning_rate": 5e-5}},
     "promote: max_copied must not be negative": {"promote": {"max_copied": -1}},
     "retrain: keep_days must be in 0..100000": {"retrain": {"keep_days": -1}},
@@ -79,6 +82,26 @@ def test_what_a_later_stage_would_refuse_is_one_line(line: str, tree: Path, caps
     assert line in said
     assert said.startswith("settings: error: ")
     assert said.count("\n") == 1
+
+
+def test_prior_pictures_are_looked_at_where_the_data_are_here(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write({"draw_prior": {"folder": "data/prior"}, "train": {"prior_share": 0.25}})
+    assert main([]) == 0  # the run brings them in
+    Path("data").mkdir()
+    assert main([]) == 2
+    Path("data/prior").mkdir()
+    texture(0).save("data/prior/wall.png")
+    assert main([]) == 2
+    Path("data/prior/wall.txt").write_text("a matbrk wall")
+    assert main([]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("settings: error: ").split(": ")[:2] for line in said] == [
+        ["data/prior", "no such folder"],
+        ["data/prior/wall.png", "it has no caption"],
+        ["data/prior/wall.txt", "a prior picture's caption holds the trigger word 'matbrk', which would unlearn it"],
+    ]
+    Path("data/prior/wall.txt").write_text("a grey wall")
+    assert main([]) == 0
 
 
 def test_what_is_in_order_is_said(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

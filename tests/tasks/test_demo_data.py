@@ -8,10 +8,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
+from pocket.captions import WORDS
 from tasks import demo_data
-from tasks.demo_data import COPYRIGHT, PACKAGE, PICTURES, TEXTURES, fetch, main, take_out
+from tasks.demo_data import COPYRIGHT, OTHERS, PACKAGE, PICTURES, TEXTURES, fetch, main, take_out
+from tasks.draw_prior.folder import list_prior_pictures
 from tasks.dvc_command import run_dvc
 from tests.tasks.data_folder import texture
 from tlora.errors import SettingsError
@@ -76,7 +79,7 @@ def test_a_package_that_holds_other_textures_is_one_line(tmp_path: Path) -> None
     with pytest.raises(
         SettingsError, match=r"^0textures.pk3 of ufoai-textures: There is no item named 'textures/tex_nature/rock"
     ):
-        take_out(tmp_path / "0textures.pk3", tmp_path / "pictures")
+        take_out(tmp_path / "0textures.pk3", {tmp_path / "pictures": PICTURES})
     assert not (tmp_path / "pictures").exists()
 
 
@@ -90,7 +93,7 @@ def lay_out_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "Package: ufoai-textures\nVersion: 2.5\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: rocks\n"
     )
     with zipfile.ZipFile(content / TEXTURES, "w") as textures:
-        for number, member in enumerate(PICTURES):
+        for number, member in enumerate((*PICTURES, *OTHERS)):
             png = io.BytesIO()
             texture(number).save(png, "PNG")
             textures.writestr(member, png.getvalue())
@@ -117,6 +120,12 @@ def test_it_takes_the_place_of_what_is_shipped_once_and_keeps_settings_of_ones_o
     assert set(concept.held_out) <= {name for name, _ in PICTURES.values()}
     captions = [Path("data/images", name).with_suffix(".txt").read_text() for name, _ in PICTURES.values()]
     assert all(concept.trigger in text for text in (*captions, *concept.prompts))
+    section = yaml.safe_load(Path("params.yaml").read_text())
+    assert section["train"]["prior_share"] == 0.25
+    prior = list_prior_pictures(Path(section["draw_prior"]["folder"]), concept.trigger)
+    assert {(each.path.name, each.caption) for each in prior} == set(OTHERS.values())
+    assert not {each.caption for each in prior} & set(concept.other_prompts)  # drift is measured on these
+    assert {word for each in prior for word in each.caption.split()} <= set(WORDS)
     assert Path(".state/rock/copyright").read_text() == "License: GPL-2\n"
     assert Path("data.dvc").is_file()
     before = {file: file.stat().st_mtime_ns for file in Path().rglob("*") if file.is_file() and ".dvc" not in file.parts}
@@ -138,10 +147,11 @@ def test_pictures_of_ones_own_are_left_alone_and_nothing_is_fetched(tree: Path, 
 @pytest.mark.skipif(not HAS_APT, reason="apt-get or dpkg-deb is not here")
 def test_debians_own_package_holds_the_pictures(tmp_path: Path) -> None:
     fetch(PACKAGE, tmp_path, {COPYRIGHT, TEXTURES})
-    take_out(tmp_path / Path(TEXTURES).name, tmp_path / "pictures")
-    for name, _ in PICTURES.values():
-        with Image.open(tmp_path / "pictures" / name) as picture:
+    folders = {tmp_path / "pictures": PICTURES, tmp_path / "prior": OTHERS}
+    take_out(tmp_path / Path(TEXTURES).name, folders)
+    for file in (folder / name for folder, pictures in folders.items() for name, _ in pictures.values()):
+        with Image.open(file) as picture:
             assert picture.size == (1024, 1024)
     groups = (tmp_path / "copyright").read_text().split("\n\n")
-    assert all(any(m in g and "License: GPL-2" in g.splitlines() for g in groups) for m in PICTURES)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["copyright", "pictures"]
+    assert all(any(m in g and "License: GPL-2" in g.splitlines() for g in groups) for m in (*PICTURES, *OTHERS))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["copyright", "pictures", "prior"]

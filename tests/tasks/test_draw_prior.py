@@ -69,7 +69,8 @@ def test_pictures_are_the_base_s_own_are_drawn_once_and_are_trained_on(
     set_params(train={"prior_share": 0.5})
     capsys.readouterr()
     run(train, BAD_INPUT)
-    line = "train: error: cache/prior: no pictures, and prior_share is above 0: set draw_prior.pictures, or prior_share to 0\n"
+    remedy = "set pictures or folder of draw_prior, or prior_share to 0"
+    line = f"train: error: cache/prior: no pictures, and prior_share is above 0: {remedy}\n"
     assert capsys.readouterr().err == line
 
     set_params(draw_prior={"pictures": 3, "guidance_scale": 2.0, "first_seed": 7})
@@ -89,7 +90,7 @@ def test_pictures_are_the_base_s_own_are_drawn_once_and_are_trained_on(
     run(train)
     assert ADAPTER.read_bytes() != without
     summary = json.loads(Path("reports/train/summary.json").read_text())
-    assert summary["prior"] == {"pictures": 3, "prompts": [BALL]}
+    assert summary["prior"] == {"pictures": 3, "prompts": [BALL], "from": "drawn by the base"}
     assert Path("reports/train/prior.png").read_bytes() == (PRIOR / "grid.png").read_bytes()
 
     set_params(draw_prior={"pictures": 0}, train={"prior_share": 0.0})

@@ -160,10 +160,14 @@ def test_pictures_that_are_there_make_way_only_when_told_and_are_kept(bricks: Pa
     with pytest.raises(PictureError, match="data/images: holds pictures already: to replace them add --replace"):
         new(bricks, "zwx")
     assert read_concept(Path("concept.yaml")).trigger == "matbrk"
+    Path("data/prior").mkdir()
+    Path("data/prior/other.txt").write_text("a wall of wood")
     new(bricks, "zwx", replace=True)
     assert not Path("data/images/mine.txt").exists()
+    assert not Path("data/prior").exists()
     (kept,) = Path(".state/replaced").iterdir()
     assert (kept / "images" / "mine.txt").read_text() == "by hand"
+    assert (kept / "prior" / "other.txt").read_text() == "a wall of wood"
     assert read_concept(kept / "concept.yaml").trigger == "matbrk"
 
 

@@ -118,8 +118,12 @@ def _fetched_index(spec: ModelSpec) -> Path:
         raise ModelError(f"{spec.path}: cannot be downloaded: {str(error).strip().splitlines()[0]}") from error
 
 
-def require_base(spec: ModelSpec) -> None:
+def require_base(spec: ModelSpec, *, encodes: bool = True) -> None:
     """Check that the base model can be loaded, before anything is.
+
+    Args:
+        spec: The base model.
+        encodes: Whether its text encoders will be loaded too, and so have to be downloaded where it is not here.
 
     Raises:
         ModelError: If the folder is missing or holds no pipeline, or one of a model that is refused, or parts of two; if a hub
@@ -138,7 +142,7 @@ def require_base(spec: ModelSpec) -> None:
     else:
         read_family(spec)
         _require_token(spec)
-        _require_room(spec)
+        _require_room(spec, encodes=encodes)
 
 
 def hub_access(spec: ModelSpec) -> str:
@@ -243,6 +247,7 @@ def _require_token(spec: ModelSpec) -> None:
         )
 
 
-def _require_room(spec: ModelSpec) -> None:
+def _require_room(spec: ModelSpec, *, encodes: bool) -> None:
+    known = hub_base(spec.path)
     remedy = f"free some, or set HF_HOME to a disk with room for {spec.path}"
-    require_free_space(hub_folder(), hub_base(spec.path).download, remedy)
+    require_free_space(hub_folder(), known.download if encodes else known.drawing_download, remedy)

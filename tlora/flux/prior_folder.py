@@ -1,6 +1,7 @@
-"""What lies where in the folder of the base's own pictures, which are mixed into training; without torch."""
+"""What lies where in the folder of prior pictures, the base's own or a folder's, which are mixed into training; without torch."""
 
-PRIOR_LATENTS = "latents"  # a cache of views, as of training pictures; empty where none were drawn
-PRIOR_CAPTIONS = "captions"  # a cache of their prompts' embeddings
+PRIOR_LATENTS = "latents"  # a cache of views, as of training pictures; empty where there are none
+PRIOR_SOURCE = "folder"  # in its index: the folder that they are from; missing where the base drew them
+PRIOR_CAPTIONS = "captions"  # a cache of their captions' embeddings
 PRIOR_PICTURES = "pictures"
 PRIOR_GRID = "grid.png"  # a few of them

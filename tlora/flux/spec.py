@@ -119,6 +119,9 @@ class FluxShape:
         return blocks * (4.0 * self.family.token_weights * self.width**2 * tokens + 12.0 * self.width * tokens**2)
 
 
+_VAE = 0.4e9  # bytes; either family's has less
+
+
 @dataclass(frozen=True)
 class HubBase:
     """What is known of a base on the hub before it is here.
@@ -132,6 +135,11 @@ class HubBase:
     shape: FluxShape
     download: float
     is_gated: bool
+
+    @property
+    def drawing_download(self) -> float:
+        """Bytes of what draws, transformer and VAE in 16 bits a weight, without the text encoders."""
+        return 2.0 * self.shape.parameters + _VAE
 
 
 _KLEIN_4B = FluxShape(5, 20, 3072, 128, 7680, 0, 128, guidance=False, family=FLUX_2_KLEIN)

@@ -46,7 +46,7 @@ class TrainingData:
         read_prompts: Captions to embeddings.
         text_tokens: Length of an embedded caption.
         class_captions: Caption -> the same without the trigger word, for preservation.
-        prior: How many of the views, the last ones, are the base's own pictures of other things.
+        prior: How many of the views, the last ones, are prior pictures, of other things.
     """
 
     views: Sequence[LatentItem]

@@ -99,7 +99,7 @@ class PreserveSettings:
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """How much of what is trained on are the base's own pictures of other things.
+    """How much of what is trained on are prior pictures: of other things, the base's own or a folder's.
 
     Args:
         prior_share: Share of the samples, evenly spread over all steps; 0 is off.

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -93,6 +94,14 @@ def test_a_model_on_which_no_adapter_of_the_base_can_be_drawn_is_one_line(model:
     with pytest.raises(SettingsError) as caught:
         FastLook.on(spec(shelf / model), SAMPLE, 2).require(spec(shelf / base))
     assert str(caught.value) == f"preview_model: {shelf / model}{line}".replace("BASE", str(shelf / base))
+
+
+def test_only_what_draws_needs_room_where_the_model_is_not_here(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(shelf / "hub"))
+    monkeypatch.setattr("tlora.runtime.disk.shutil.disk_usage", lambda path: SimpleNamespace(free=7e9))
+    look = FastLook.on(ModelSpec("black-forest-labs/FLUX.2-klein-4B"), SAMPLE, 2)
+    with pytest.raises(SettingsError, match=r"^preview_model: .*: 7\.0 GB free, 8\.2 GB needed: free some"):
+        look.require(spec(shelf / "base"))
 
 
 def test_the_distilled_model_of_the_base_is_accepted(shelf: Path) -> None:

@@ -1,6 +1,7 @@
 """Whether the base model can be had is said in one line, before any weight is loaded."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +37,18 @@ def test_too_little_disk_for_a_download_names_hf_home(monkeypatch: pytest.Monkey
     monkeypatch.setattr("tlora.flux.files.hub_base", lambda path: HubBase(FluxShape(), 1e18, is_gated=True))
     with pytest.raises(ModelError, match=r"GB free, .* set HF_HOME"):
         require_base(ModelSpec("black-forest-labs/FLUX.1-dev"))
+
+
+def test_a_model_that_only_draws_needs_no_room_for_its_text_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("tlora.runtime.disk.shutil.disk_usage", lambda path: SimpleNamespace(free=9e9))
+    klein = ModelSpec("black-forest-labs/FLUX.2-klein-4B")
+    with pytest.raises(ModelError, match=r"9\.0 GB free, 16\.0 GB needed"):
+        require_base(klein)
+    require_base(klein, encodes=False)
+    monkeypatch.setattr("tlora.runtime.disk.shutil.disk_usage", lambda path: SimpleNamespace(free=7e9))
+    with pytest.raises(ModelError, match=r"7\.0 GB free, 8\.2 GB needed"):
+        require_base(klein, encodes=False)
 
 
 def test_a_model_that_is_in_the_hub_cache_needs_neither(no_hub_cache: Path) -> None:
