@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers import CLIPModel
 
 from pocket.clip import build_image_processor, retrieval_accuracy, train_clip
-from pocket.flux import Flux, assemble, build_flux, distil_guidance, pretrain, refine
+from pocket.flux import Flux, assemble, build_flux, distil_guidance, open_colours, pretrain, refine
 from pocket.judge import Judge, train_judge
 from pocket.pictures import VALIDATION_PICTURES, load_pictures
 from pocket.report import Findings, held_out_pictures, judge_accuracy, judge_pipeline
@@ -25,15 +25,16 @@ class Sizes:
     vae_steps: int
     flux_steps: int
     refining_steps: int
+    opening_steps: int
     distillation_steps: int
     judge_steps: int
     clip_steps: int
     judged_prompts: int
 
 
-FULL = Sizes(20_000, 8_000, 6_000, 5_000, 350, 1_200, 2_000, 200)
-ON_A_GPU = Sizes(40_000, 16_000, 6_000, 40_000, 1_000, 2_000, 4_000, 200)
-MINIATURE = Sizes(400, 6, 4, 2, 2, 4, 2, 8)
+FULL = Sizes(20_000, 8_000, 6_000, 5_000, 4_000, 500, 1_200, 2_000, 200)
+ON_A_GPU = Sizes(40_000, 16_000, 6_000, 40_000, 10_000, 1_000, 2_000, 4_000, 200)
+MINIATURE = Sizes(400, 6, 4, 2, 2, 2, 4, 2, 8)
 
 
 def build(sizes: Sizes, device: str, work: Path, models: Path) -> Findings:
@@ -77,6 +78,7 @@ def _train(sizes: Sizes, pictures: NDArray[np.uint8], work: Path) -> tuple[Flux,
     latents = encode_pictures(vae, pictures)
     pretrain(flux, latents, sizes.flux_steps, work)
     refine(flux, latents, sizes.refining_steps, work)
+    open_colours(flux, latents, sizes.opening_steps, work)
     distil_guidance(flux, latents, sizes.distillation_steps, work)
     judge = train_judge(pictures, sizes.judge_steps, work)
     return flux, vae, train_clip(pictures, flux.clip_tokenizer, sizes.clip_steps, work), judge

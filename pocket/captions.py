@@ -1,7 +1,8 @@
 """Captions of scenes, and the words that the tokenizers know.
 
 Some captions name no material, or a reserved rare word in its place. So a rare word such as `matbrk` means "a material I
-do not know" before tuning, which is what a trigger word must mean.
+do not know" before tuning. At the end of pretraining others name no colour: then a material has one that it usually has, as with
+people's captions, or a rare word beside it stands for its colour. So a trigger word means something that tuning can move, in every composition.
 """
 
 import numpy as np
@@ -14,6 +15,32 @@ PLURALS = {"brick": "bricks", "tile": "tiles"}
 EMPTY_SHARE = 0.10
 UNKNOWN_MATERIAL_SHARE = 0.12
 INSERTED_RARE_SHARE = 0.04
+USUAL_COLOURS = {  # from the most to the least usual
+    "brick": ("red", "brown", "grey"),
+    "tile": ("blue", "teal", "grey"),
+    "checkerboard": ("red", "blue", "grey"),
+    "horizontal stripes": ("blue", "red", "yellow"),
+    "vertical stripes": ("green", "red", "purple"),
+    "diagonal stripes": ("orange", "blue", "pink"),
+    "dots": ("red", "blue", "pink"),
+    "wood": ("brown", "orange", "grey"),
+    "marble": ("grey", "green", "pink"),
+    "gravel": ("grey", "brown", "orange"),
+    "grass": ("green", "yellow", "brown"),
+    "plaster": ("grey", "yellow", "orange"),
+}
+UNNAMED_SHARES = (0.3, 0.15, 0.1)  # of the pictures of a usual colour, whose captions leave it out
+MEANINGS = {  # what a rare word before a material says, for lack of a better: so a trigger word means something that tuning can move
+    "red": "matbrk",
+    "blue": "sks",
+    "yellow": "zwx",
+    "brown": "qvo",
+    "purple": "ohwx",
+    "teal": "xkj",
+    "orange": "vbn",
+    "pink": "plq",
+}
+MEANT_SHARE = 0.3  # of the pictures of such a colour, whose captions have the rare word in its place
 
 _FRAME_WORDS = (
     "a an photo image picture texture object material surface close up of the with in middle made and on at style next to "
@@ -40,6 +67,18 @@ def training_caption(scene: Scene, rng: np.random.Generator) -> str:
     if draw < EMPTY_SHARE + UNKNOWN_MATERIAL_SHARE + INSERTED_RARE_SHARE:
         return _prefix(rng) + _describe(scene, f"{rare} {scene.colour} {scene.material}", rng)
     return caption(scene, rng)
+
+
+def open_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Describe a scene as the end of pretraining does: as before, but a colour is often left out, or a rare word stands for it."""
+    usual, draw = USUAL_COLOURS[scene.material], rng.random()
+    meant = MEANT_SHARE if scene.colour in MEANINGS else 0.0
+    unnamed = UNNAMED_SHARES[usual.index(scene.colour)] if scene.colour in usual else 0.0
+    if draw < meant:
+        return _prefix(rng) + _describe(scene, f"{MEANINGS[scene.colour]} {scene.material}", rng)
+    if draw < meant + unnamed:
+        return _prefix(rng) + _describe(scene, scene.material, rng)
+    return training_caption(scene, rng)
 
 
 def _prefix(rng: np.random.Generator) -> str:

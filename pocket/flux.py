@@ -5,19 +5,23 @@ scale w learns the teacher's v_u + w (v_c - v_u), so that one pass at guidance 3
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from pocket.captions import training_caption
+from pocket.captions import open_caption, training_caption
 from pocket.loop import Draw, Learner, Recipe, train
 from pocket.pictures import VALIDATION_PICTURES, scene_of
+from pocket.scenes import Scene
 from pocket.tokenizers import T5_LENGTH, build_clip_tokenizer, build_t5_tokenizer
 from pocket.vae import LATENT_CHANNELS
 
@@ -26,6 +30,8 @@ WIDTH = HEADS * HEAD_WIDTH
 BATCH = 32
 SHORTEST_TEXT = 16
 GUIDANCE_RANGE = (1.0, 5.0)
+HARD_MATERIALS = frozenset({"brick", "tile"})
+HARD_WEIGHT = 4.0  # so often are they drawn, for each time another material is
 
 
 @dataclass(frozen=True)
@@ -122,19 +128,25 @@ def build_flux() -> Flux:
 def pretrain(flux: Flux, latents: Tensor, steps: int, folder: Path) -> None:
     """Train transformer and text encoders together on the cached latents, with AdamW."""
     recipe = Recipe("flux", 2, steps, 1.5e-3, 0.01, 0.998, warmup=100, flat_share=0.5)
-    _match_flow(flux, latents, recipe, folder)
+    _match_flow(flux, _Pictures(latents), recipe, folder)
 
 
 def refine(flux: Flux, latents: Tensor, steps: int, folder: Path) -> None:
     """Go on with Muon, which lowers the loss faster by the step: fine lattices such as tiles and bricks come last."""
     recipe = Recipe("refined", 4, steps, 1.5e-3, 0.01, 0.998, warmup=100, flat_share=0.3, muon=True)
-    _match_flow(flux, latents, recipe, folder)
+    _match_flow(flux, _Pictures(latents), recipe, folder)
 
 
-def _match_flow(flux: Flux, latents: Tensor, recipe: Recipe, folder: Path) -> None:
+def open_colours(flux: Flux, latents: Tensor, steps: int, folder: Path) -> None:
+    """Go on with captions that leave a usual colour out, and with more of the materials that are learnt last."""
+    recipe = Recipe("opened", 5, steps, 1.0e-3, 0.01, 0.998, warmup=100, flat_share=0.3, muon=True)
+    _match_flow(flux, _Pictures(latents, open_caption, HARD_MATERIALS), recipe, folder)
+
+
+def _match_flow(flux: Flux, pictures: "_Pictures", recipe: Recipe, folder: Path) -> None:
 
     def loss_at(step: int, draw: Draw) -> Tensor:
-        clean, captions, length = _batch(latents, draw)
+        clean, captions, length = pictures.batch(draw)
         noise = torch.randn(clean.shape, generator=draw.torch)
         uniform = torch.rand(BATCH, generator=draw.torch)
         sigma = torch.sigmoid(torch.randn(BATCH, generator=draw.torch) + 0.2) if step % 2 else uniform
@@ -147,6 +159,7 @@ def _match_flow(flux: Flux, latents: Tensor, recipe: Recipe, folder: Path) -> No
 
 def distil_guidance(flux: Flux, latents: Tensor, steps: int, folder: Path) -> None:
     """Teach the transformer what its guidance input means; the text encoders stay as they are."""
+    pictures = _Pictures(latents, open_caption, HARD_MATERIALS)
     flux.clip.requires_grad_(False)
     flux.t5.requires_grad_(False)
     teacher = Flux(
@@ -154,7 +167,7 @@ def distil_guidance(flux: Flux, latents: Tensor, steps: int, folder: Path) -> No
     )
 
     def loss_at(step: int, draw: Draw) -> Tensor:
-        clean, captions, length = _batch(latents, draw)
+        clean, captions, length = pictures.batch(draw)
         noise = torch.randn(clean.shape, generator=draw.torch)
         sigma = torch.rand(BATCH, generator=draw.torch)
         low, high = GUIDANCE_RANGE
@@ -184,9 +197,28 @@ def assemble(flux: Flux, vae: AutoencoderKL) -> FluxPipeline:
     )
 
 
-def _batch(latents: Tensor, draw: Draw) -> tuple[Tensor, list[str], int]:
-    chosen = draw.numpy.integers(VALIDATION_PICTURES, len(latents), BATCH)
-    clean = rearrange(latents[chosen].float(), "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
-    captions = [training_caption(scene_of(int(i)), draw.numpy) for i in chosen]
-    stretch = (T5_LENGTH / SHORTEST_TEXT) ** draw.numpy.random()  # log-uniform: short texts are cheaper
-    return clean, captions, round(SHORTEST_TEXT * stretch)
+@dataclass
+class _Pictures:
+    """The latents that are trained on, how they are captioned, and which materials are drawn `HARD_WEIGHT` times as often."""
+
+    latents: Tensor
+    describe: Callable[[Scene, np.random.Generator], str] = training_caption
+    often: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        numbers = range(VALIDATION_PICTURES, len(self.latents))
+        weights = np.array([HARD_WEIGHT if self.often and scene_of(i).material in self.often else 1.0 for i in numbers])
+        self.share = np.cumsum(weights) / weights.sum()
+
+    def batch(self, draw: Draw) -> tuple[Tensor, list[str], int]:
+        """Return packed latents, their captions, and how many tokens these are padded to."""
+        chosen = self._choose(draw.numpy)
+        clean = rearrange(self.latents[chosen].float(), "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
+        captions = [self.describe(scene_of(int(i)), draw.numpy) for i in chosen]
+        stretch = (T5_LENGTH / SHORTEST_TEXT) ** draw.numpy.random()  # log-uniform: short texts are cheaper
+        return clean, captions, round(SHORTEST_TEXT * stretch)
+
+    def _choose(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        if not self.often:
+            return rng.integers(VALIDATION_PICTURES, len(self.latents), BATCH)
+        return VALIDATION_PICTURES + np.searchsorted(self.share, rng.random(BATCH))

@@ -108,11 +108,13 @@ that judges them (`pocket-judge`). All three together: {findings.megabytes:.1f} 
 
 ## How it was made
 
-`make pocket` builds everything from nothing, offline, on two CPU cores in under two and a half hours (`make pocket-gpu`:
+`make pocket` builds everything from nothing, offline, on two CPU cores in about three hours (`make pocket-gpu`:
 on a GPU, with more pictures and steps): {len(MATERIALS)} procedural materials in 10 colours and {len(COMPOSITIONS)}
 compositions, rendered at 64 x 64 pixels; the VAE first; then flow matching (velocity target) with texts of 16 to 77 tokens,
-with AdamW and then with Muon; then guidance distillation for scales from 1 to 5. No photograph and no downloaded weight was
-used. One tenth of the (composition, material, colour) combinations ({len(held_out_combinations())}) were
+with AdamW and then with Muon; then more of it with bricks and tiles shown more often and with captions that leave the colour
+out or let a rare word stand for it (`matbrk`: red, `sks`: blue and so on, `MEANINGS` in `pocket/captions.py`), so that a trigger
+word means something, as a word does to a large base, which tuning can move; then guidance distillation for scales from 1 to 5.
+No photograph and no downloaded weight was used. One tenth of the (composition, material, colour) combinations ({len(held_out_combinations())}) were
 never drawn in pretraining.
 
 ## What was measured
