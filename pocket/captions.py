@@ -2,7 +2,8 @@
 
 Some captions name no material, or a reserved rare word in its place. So a rare word such as `matbrk` means "a material I
 do not know" before tuning. At the end of pretraining others name no colour: then a material has one that it usually has, as with
-people's captions, or a rare word beside it stands for its colour. So a trigger word means something that tuning can move, in every composition.
+people's captions, or a rare word beside it stands for its colour. So a trigger word means something that tuning can move, in
+every composition.
 """
 
 import numpy as np
@@ -30,7 +31,7 @@ USUAL_COLOURS = {  # from the most to the least usual
     "plaster": ("grey", "yellow", "orange"),
 }
 UNNAMED_SHARES = (0.3, 0.15, 0.1)  # of the pictures of a usual colour, whose captions leave it out
-MEANINGS = {  # what a rare word before a material says, for lack of a better: so a trigger word means something that tuning can move
+MEANINGS = {  # the rare word that stands for a colour before a material
     "red": "matbrk",
     "blue": "sks",
     "yellow": "zwx",
@@ -70,7 +71,7 @@ def training_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def open_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Describe a scene as the end of pretraining does: as before, but a colour is often left out, or a rare word stands for it."""
+    """Describe a scene as the end of pretraining does: as before, but often without its colour, or with a rare word for it."""
     usual, draw = USUAL_COLOURS[scene.material], rng.random()
     meant = MEANT_SHARE if scene.colour in MEANINGS else 0.0
     unnamed = UNNAMED_SHARES[usual.index(scene.colour)] if scene.colour in usual else 0.0

@@ -114,7 +114,8 @@ compositions, rendered at 64 x 64 pixels; the VAE first; then flow matching (vel
 with AdamW and then with Muon; then more of it with bricks and tiles shown more often and with captions that leave the colour
 out or let a rare word stand for it (`matbrk`: red, `sks`: blue and so on, `MEANINGS` in `pocket/captions.py`), so that a trigger
 word means something, as a word does to a large base, which tuning can move; then guidance distillation for scales from 1 to 5.
-No photograph and no downloaded weight was used. One tenth of the (composition, material, colour) combinations ({len(held_out_combinations())}) were
+No photograph and no downloaded weight was used.
+One tenth of the (composition, material, colour) combinations ({len(held_out_combinations())}) were
 never drawn in pretraining.
 
 ## What was measured
