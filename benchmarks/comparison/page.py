@@ -102,7 +102,7 @@ def _advice(curves: Curves, levels: Mapping[str, float | None], used: Sequence[s
     if pays:
         return f"So turn preservation on (`train.preserve: 1`) with {' and '.join(pays)} where other materials matter."
     return (
-        "So preservation is off as shipped: what it keeps here is not worth the further steps, each of which takes 1.4 times as long."
+        "So preservation is off as shipped: what it keeps here is not worth the further steps, each 1.4 times as long."
         " If other materials matter more to you than the new one, take an earlier checkpoint: what is kept falls with the steps."
     )
 
