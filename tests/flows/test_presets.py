@@ -21,10 +21,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_preset_is_a_share_of_what_the_base_is_shipped_with() -> None:
-    assert preset_overrides("quick look") == ["train.max_train_steps=50", "train.checkpointing_steps=6", "train.preview_every=12"]
-    assert apply_preset("best")[0] == "train.max_train_steps=400"
-    assert read_params(Path("params.yaml"))["train"]["max_train_steps"] == 400
-    assert preset_overrides("good")[0] == "train.max_train_steps=200"  # of params/, not of what is set now
+    assert preset_overrides("quick look") == ["train.max_train_steps=38", "train.checkpointing_steps=4", "train.preview_every=9"]
+    assert apply_preset("best")[0] == "train.max_train_steps=300"
+    assert read_params(Path("params.yaml"))["train"]["max_train_steps"] == 300
+    assert preset_overrides("good")[0] == "train.max_train_steps=150"  # of params/, not of what is set now
     assert apply_preset(AS_IT_IS) == []
 
 
@@ -39,8 +39,8 @@ def test_what_it_takes_is_said_before_and_changes_nothing() -> None:
     before = Path("params.yaml").read_text()
     memory, time, sets = costs("quick look")
     assert memory.startswith("memory: about ")
-    assert time.startswith("time: 50 steps of ")
-    assert sets.startswith("sets train.max_train_steps=50, ")
+    assert time.startswith("time: 38 steps of ")
+    assert sets.startswith("sets train.max_train_steps=38, ")
     assert Path("params.yaml").read_text() == before
 
 

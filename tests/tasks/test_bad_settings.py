@@ -130,7 +130,7 @@ LINES = {  # what is written into params.yaml (of the first section named, the s
     ),
     "train: {rank: 33}": f"{LAYER}: rank 33 is larger than a layer of 32 x 32 can hold: use at most 32",
     "train: {checkpointing_steps: 201}": (
-        "checkpointing_steps (201) is more than max_train_steps (200): there would be no checkpoint to choose from"
+        "checkpointing_steps (201) is more than max_train_steps (150): there would be no checkpoint to choose from"
     ),
     "train: {freeze_masked_ranks: true, optimizer: adamw8bit}": (
         "freeze_masked_ranks cannot keep single ranks of adamw8bit's moments, which are quantised in blocks across ranks:"

@@ -57,7 +57,7 @@ def test_what_is_in_order_is_said_with_memory_and_time(ward: Path, capsys: pytes
     assert "(below HF_HOME)" in said
     assert "data: 6 pictures in data/images, 0 without a caption, 0 with a loss mask" in said
     assert "memory: about 0.0" in said
-    assert "time: 200 steps of 1.80 s, as the last run measured them: 0.10 hours of the device" in said
+    assert "time: 150 steps of 1.80 s, as the last run measured them: 0.07 hours of the device" in said
     assert "drawing: 64 x 64 in 16 steps: " in said
 
 
