@@ -154,5 +154,5 @@ pocket2: pull ## build the pocket FLUX.2 anew from the pocket FLUX's VAE and jud
 pocket-gpu: setup ## the same on a GPU, with more pictures and steps
 	python -m pocket --device cuda --work .state/pocket-gpu
 
-compare: pull .venv/.installed-dev ## LoRA against T-LoRA at equal fidelity: about half an hour on two cores, resumable; writes docs/comparison.md
+compare: pull .venv/.installed-dev ## LoRA against T-LoRA at equal fidelity: about an hour on two cores, resumable; writes docs/comparison.md
 	python -m benchmarks.comparison
