@@ -7,6 +7,7 @@ scale w learns the teacher's v_u + w (v_c - v_u), so that one pass at guidance 3
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -197,18 +198,13 @@ def assemble(flux: Flux, vae: AutoencoderKL) -> FluxPipeline:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pictures:
     """The latents that are trained on, how they are captioned, and which materials are drawn `HARD_WEIGHT` times as often."""
 
     latents: Tensor
     describe: Callable[[Scene, np.random.Generator], str] = training_caption
     often: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        numbers = range(VALIDATION_PICTURES, len(self.latents))
-        weights = np.array([HARD_WEIGHT if self.often and scene_of(i).material in self.often else 1.0 for i in numbers])
-        self.share = np.cumsum(weights) / weights.sum()
 
     def batch(self, draw: Draw) -> tuple[Tensor, list[str], int]:
         """Return packed latents, their captions, and how many tokens these are padded to."""
@@ -221,4 +217,11 @@ class _Pictures:
     def _choose(self, rng: np.random.Generator) -> NDArray[np.int64]:
         if not self.often:
             return rng.integers(VALIDATION_PICTURES, len(self.latents), BATCH)
-        return VALIDATION_PICTURES + np.searchsorted(self.share, rng.random(BATCH))
+        return VALIDATION_PICTURES + np.searchsorted(self._shares, rng.random(BATCH))
+
+    @cached_property
+    def _shares(self) -> NDArray[np.float64]:
+        """How often it is one of the pictures up to each."""
+        numbers = range(VALIDATION_PICTURES, len(self.latents))
+        weights = np.array([HARD_WEIGHT if scene_of(i).material in self.often else 1.0 for i in numbers])
+        return np.cumsum(weights) / weights.sum()

@@ -56,13 +56,13 @@ def preserved_line(
     following is not clearly lower.
     """
     plain = PRESERVED[arm]
-    kept, following = (_differences(curves, levels, used, arm, measure, plain) for measure in ("survival", "following"))
+    kept, following = _by_preservation(curves, levels, used, arm)
     slower = [
         at_fidelity(stepped(curves[c][arm], steps), "step", level) / at_fidelity(stepped(curves[c][plain], steps), "step", level)
         for c in used
         if (level := levels[c]) is not None
     ]
-    pays = _pays(curves, levels, used, arm)
+    pays = _pays(kept, following)
     worth = f"other materials kept at least {WORTH:+.2f}, clear of 0, prompt following not lower"
     told = [
         f"{name} {found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
@@ -98,7 +98,7 @@ def _at(curves: Curves, levels: Mapping[str, float | None], used: Sequence[str],
 
 
 def _advice(curves: Curves, levels: Mapping[str, float | None], used: Sequence[str]) -> str:
-    pays = [plain for arm, plain in PRESERVED.items() if _pays(curves, levels, used, arm)]
+    pays = [plain for arm, plain in PRESERVED.items() if _pays(*_by_preservation(curves, levels, used, arm))]
     if pays:
         return f"So turn preservation on (`train.preserve: 1`) with {' and '.join(pays)} where other materials matter."
     return (
@@ -107,9 +107,19 @@ def _advice(curves: Curves, levels: Mapping[str, float | None], used: Sequence[s
     )
 
 
-def _pays(curves: Curves, levels: Mapping[str, float | None], used: Sequence[str], arm: str) -> bool:
+def _by_preservation(
+    curves: Curves, levels: Mapping[str, float | None], used: Sequence[str], arm: str
+) -> tuple[Difference, Difference]:
+    """Return what a preserved method changes against itself without: other materials kept, and prompt following."""
+    plain = PRESERVED[arm]
+    return (
+        _differences(curves, levels, used, arm, "survival", plain),
+        _differences(curves, levels, used, arm, "following", plain),
+    )
+
+
+def _pays(kept: Difference, following: Difference) -> bool:
     """Whether preservation pays, by what was named before it was run."""
-    kept, following = (_differences(curves, levels, used, arm, measure, PRESERVED[arm]) for measure in ("survival", "following"))
     return kept.mean >= WORTH and kept.low > 0 and not following.high < 0
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pocket.captions import RARE_WORDS, WORDS, caption, training_caption
+from pocket.captions import MEANINGS, RARE_WORDS, WORDS, caption, open_caption, training_caption
 from pocket.pictures import render_picture, scene_of
 from pocket.scenes import COMPOSITIONS, Scene, held_out_combinations, render_scene, training_combinations
 from pocket.textures import COLOURS, MATERIALS
@@ -47,3 +47,19 @@ def test_captions_use_known_words_alone() -> None:
     rng = np.random.default_rng(1)
     words = {word for i in range(300) for word in caption(scene_of(i), rng).split()}
     assert words <= {*WORDS, *RARE_WORDS}
+
+
+def test_at_the_end_of_pretraining_a_rare_word_stands_for_its_colour_and_a_usual_colour_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    red, grey = (
+        [open_caption(Scene("ball", "brick", colour, ""), rng).split() for _ in range(400)] for colour in ("red", "grey")
+    )
+    meant = [words for words in red if "matbrk" in words and "red" not in words and {"brick", "bricks"} & set(words)]
+    unnamed = [words for words in red if {"brick", "bricks"} & set(words) and not {"red", *RARE_WORDS} & set(words)]
+    assert 0.2 < len(meant) / len(red) < 0.4
+    assert 0.2 < len(unnamed) / len(red) < 0.4
+    assert not [
+        words for words in grey if {*MEANINGS.values()} & set(words) and {"brick", "bricks"} & set(words) and "grey" not in words
+    ]
+    assert set(MEANINGS) <= set(COLOURS)
+    assert set(MEANINGS.values()) == set(RARE_WORDS)
